@@ -1,0 +1,1 @@
+"""Rows in, laws with intervals out. numpy, scipy and pandas; no torch, no Hydra."""

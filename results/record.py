@@ -1,0 +1,173 @@
+"""One attempt at one cell, as a row: the only contract between training and analysis.
+
+The dataclass *is* the Arrow schema. Unknown is NaN (numbers) or None (text, flags), never 0 or -1.
+"""
+
+import math
+import types
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, get_args, get_type_hints
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+NAN = math.nan
+
+_ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
+
+
+class RecordStatus(StrEnum):
+    """How an attempt ended. All but FAILED are terminal: `launch` does not train them again."""
+
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    @property
+    def terminal(self) -> bool:
+        return self is not RecordStatus.FAILED
+
+
+def _unit(text: str, default: Any = ...) -> Any:
+    """Declare a field with its unit and meaning, which `describe()` hands to reports."""
+    metadata = {"doc": text}
+    return field(metadata=metadata) if default is ... else field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One attempt: what was asked, what was measured, what measured it, how it ended."""
+
+    # which attempt
+    sweep: str = _unit("name of the sweep")
+    cell_id: str = _unit("readable prefix and content hash of what was asked")
+    attempt: int = _unit("number of the attempt at this cell, from 0")
+
+    # what was asked
+    budget: float = _unit("C asked for, FLOPs under flop_rule")
+    flop_rule: str = _unit("what C counts: palm, palm_causal, 6nd, kaplan, chinchilla")
+    flops: float = _unit("C spent, FLOPs under flop_rule")
+    flops_palm: float = _unit("training FLOPs, PaLM rule")
+    flops_palm_causal: float = _unit("training FLOPs, PaLM rule with causal attention halved")
+    flops_6nd: float = _unit("training FLOPs, 6 x N_total x D")
+    flops_kaplan: float = _unit("training FLOPs, 6 x N_non_embedding x D")
+    flops_chinchilla: float = _unit("training FLOPs, Hoffmann et al. appendix F as printed")
+    size_id: str = _unit("architecture shape; cells that share it share a model size")
+    N_flops: float = _unit("parameters, C / (6 D) under flop_rule")
+    N_total: int = _unit("parameters, all")
+    N_non_embedding: int = _unit("parameters without embeddings and head")
+    N_matmul: int = _unit("parameters that multiply: all matrices, head in, embedding out")
+    N_active: int = _unit("parameters active for one token")
+    tokens: int = _unit("D, training tokens = steps x batch_tokens")
+    unique_tokens: int = _unit("distinct training tokens seen")
+    epochs: float = _unit("tokens / unique_tokens")
+    n_layer: int = _unit("layers")
+    d_model: int = _unit("width")
+    n_head: int = _unit("attention heads")
+    head_dim: int = _unit("width of one head")
+    vocab_size: int = _unit("tokens in the vocabulary")
+    seq_len: int = _unit("tokens of context")
+    batch_tokens: int = _unit("tokens of one optimizer step")
+    steps: int = _unit("optimizer steps")
+    recipe: str = _unit("rule that gave the training constants")
+    recipe_in_regime: bool = _unit("whether N, D and D/N lie where the rule was fitted")
+    lr: float = _unit("peak learning rate of matrices")
+    lr_embedding: float = _unit("peak learning rate of embeddings and norms")
+    warmup_steps: int = _unit("steps of linear warm-up")
+    schedule: str = _unit("shape of the learning rate after warm-up")
+    decay_steps: int = _unit("steps of the final decay")
+    lr_floor: float = _unit("learning rate at the end, as a share of the peak")
+    beta1: float = _unit("AdamW beta1")
+    beta2: float = _unit("AdamW beta2")
+    eps: float = _unit("AdamW epsilon")
+    weight_decay: float = _unit("AdamW weight decay of matrices")
+    grad_clip: float = _unit("largest gradient norm")
+    seed: int = _unit("seed of initial weights and of data order")
+    data: str = _unit("name of the data")
+    data_revision: str = _unit("revision of the data")
+    tokenizer: str = _unit("name of the tokenizer")
+
+    # what was measured
+    val_loss: float = _unit("final loss on the whole validation set, nats per token", NAN)
+    val_loss_se: float = _unit("standard error of val_loss over validation rows, nats/token", NAN)
+    val_tokens: int | None = _unit("validation tokens behind val_loss", None)
+    bpb: float = _unit("bits per byte of the validation text, before any mapping", NAN)
+    train_loss: float = _unit("mean training loss of the last tenth of the steps, nats/token", NAN)
+    eval_loss_last_k: float = _unit("mean of the last evaluations on the small set", NAN)
+    tokens_per_second: float = _unit("training throughput at the median step", NAN)
+    mfu: float = _unit("steady: PaLM FLOP/s over the datasheet peak", NAN)
+    mfu_whole_run: float = _unit("as mfu, over the training seconds of the whole run", NAN)
+    mfu_of_measured_peak: float = _unit("PaLM FLOP/s over a matmul peak measured here", NAN)
+    micro_batch: int | None = _unit("sequences of one forward pass", None)
+    peak_memory_bytes: float = _unit("largest memory of the process or device, bytes", NAN)
+    train_seconds: float = _unit("seconds in optimizer steps, over all restarts", NAN)
+    seconds: float = _unit("wall-clock seconds of the attempt, over all restarts", NAN)
+    compile_seconds: float = _unit("seconds of compilation", NAN)
+    energy_joules: float = _unit("energy used, if the device tells", NAN)
+    spikes: int | None = _unit("steps whose loss jumped by over 1 nat above the running mean", None)
+
+    # what measured it
+    device: str | None = _unit("device type", None)
+    board: str | None = _unit("name of the device", None)
+    power_limit_watts: float = _unit("power limit of the board", NAN)
+    peak_flops: float = _unit("datasheet peak of the board at this dtype, FLOP/s", NAN)
+    peak_source: str | None = _unit("datasheet of peak_flops", None)
+    measured_peak_flops: float = _unit("matmul rate measured here, FLOP/s", NAN)
+    n_device: int | None = _unit("devices of the attempt", None)
+    threads: int | None = _unit("CPU threads of the process", None)
+    dtype: str | None = _unit("dtype of the forward pass", None)
+    attention: str | None = _unit("attention implementation that ran", None)
+    attention_version: str | None = _unit("version of that implementation", None)
+    deterministic: bool | None = _unit("whether a rerun here gives the same bits", None)
+    flop_source: str | None = _unit("who counted the FLOPs", None)
+    python_version: str | None = _unit("version of Python", None)
+    torch_version: str | None = _unit("version of torch", None)
+    numpy_version: str | None = _unit("version of numpy", None)
+    git_sha: str | None = _unit("commit of the code", None)
+    git_dirty: bool | None = _unit("whether the checkout had uncommitted changes", None)
+    code_sha256: str | None = _unit("hash of the project's own source", None)
+    data_sha256: str | None = _unit("hash of the tokenised data", None)
+    host: str | None = _unit("host name", None)
+    slurm_job_id: str | None = _unit("SLURM job", None)
+    restarts: int | None = _unit("times the attempt was resumed", None)
+    started_at: str | None = _unit("UTC, ISO 8601", None)
+    finished_at: str | None = _unit("UTC, ISO 8601", None)
+
+    # how it ended
+    status: str = _unit("finished, diverged, stopped or failed")
+    reason: str | None = _unit("why it did not finish", None)
+
+    def __post_init__(self) -> None:
+        RecordStatus(self.status)
+
+
+def column_types() -> dict[str, type]:
+    """Each column's Python type, with `X | None` read as X."""
+    hints = get_type_hints(Record)
+    return {f.name: _plain(hints[f.name]) for f in fields(Record)}
+
+
+def describe() -> dict[str, str]:
+    """Each column's unit and meaning: the data dictionary of records.parquet."""
+    return {f.name: f.metadata["doc"] for f in fields(Record)}
+
+
+def arrow_schema() -> pa.Schema:
+    """Return the Arrow schema of a record, its version in the metadata."""
+    hints = get_type_hints(Record)
+    columns = [
+        pa.field(
+            f.name,
+            _ARROW[_plain(hints[f.name])],
+            nullable=isinstance(hints[f.name], types.UnionType),
+            metadata={"doc": f.metadata["doc"]},
+        )
+        for f in fields(Record)
+    ]
+    return pa.schema(columns, metadata={"schema_version": str(SCHEMA_VERSION)})
+
+
+def _plain(hint: Any) -> type:
+    return next(a for a in get_args(hint) if a is not type(None)) if get_args(hint) else hint

@@ -1,0 +1,118 @@
+"""Parquet store of records: one file per attempt, written once, merged on read.
+
+    <root>/<sweep>/records/<cell_id>.<attempt>.parquet
+
+A thousand workers can write at once because no two share a file; a killed one leaves no half row
+because a file appears under its name only when it is whole.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from results.record import SCHEMA_VERSION, Record, RecordStatus, arrow_schema
+
+
+class StoreError(Exception):
+    """A record that can't be written or read; the text says what to do."""
+
+
+def write_record(record: Record, folder: Path) -> Path:
+    """Write one row; an attempt that already has a record is never overwritten.
+
+    Raises:
+        StoreError: the attempt has a record.
+    """
+    table = pa.Table.from_pylist([asdict(record)], schema=arrow_schema())
+    path = folder / f"{record.cell_id}.{record.attempt}.parquet"
+    folder.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    with part.open("wb") as f:
+        pq.write_table(table, f)
+        f.flush()
+        os.fsync(f.fileno())
+    try:
+        os.link(part, path)  # unlike rename, fails when path exists: a twin can't replace a row
+    except FileExistsError:
+        raise StoreError(f"{path} exists: an attempt is recorded once") from None
+    finally:
+        part.unlink()
+    return path
+
+
+def read_records(path: Path) -> pd.DataFrame:
+    """Every attempt under a folder of record files, or in one collected file.
+
+    Returns:
+        Columns are exactly Record's fields, typed, ordered by (cell_id, attempt).
+
+    Raises:
+        StoreError: nothing there, not parquet, or another schema version.
+    """
+    paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not paths or not paths[0].exists():
+        raise StoreError(f"no records in {path}: has a cell finished? try: isoflop launch")
+    schema = arrow_schema()
+    frame = pa.concat_tables(_read(p, schema) for p in paths).to_pandas()
+    return frame.sort_values(["cell_id", "attempt"], ignore_index=True)
+
+
+def results_of(records: pd.DataFrame) -> pd.DataFrame:
+    """One row a cell: its first finished attempt, else its last terminal one, else its last.
+
+    Later finished attempts are reruns: they measure spread, they don't replace the result.
+    """
+    finished = (records["status"] == RecordStatus.FINISHED).to_numpy()
+    terminal = (records["status"] != RecordStatus.FAILED).to_numpy()
+    attempt = records["attempt"].to_numpy()
+    order = records.assign(_class=2 - terminal.astype(int) - finished, _rank=attempt)
+    order.loc[~finished, "_rank"] = -attempt[~finished]
+    order = order.sort_values(["cell_id", "_class", "_rank"])
+    return order.drop_duplicates("cell_id").drop(columns=["_class", "_rank"]).reset_index(drop=True)
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write parquet so that `path` holds either the old bytes or the new ones."""
+    part = path.with_suffix(f".{os.getpid()}.part")
+    pq.write_table(table, part)
+    part.replace(path)
+
+
+def write_collected(records: pd.DataFrame, path: Path) -> None:
+    """Write records.parquet, with the schema and its version."""
+    write_table(pa.Table.from_pandas(records, schema=arrow_schema(), preserve_index=False), path)
+
+
+def terminal_cells(folder: Path, cell_ids: Iterable[str]) -> dict[str, str]:
+    """Cells that need no training, each with the status of its result.
+
+    Reads only records of the named cells, so it stays cheap in a large sweep.
+    """
+    wanted = set(cell_ids)
+    paths = [p for p in sorted(folder.glob("*.parquet")) if p.name.split(".")[0] in wanted]
+    if not paths:
+        return {}
+    schema = arrow_schema()
+    frame = pa.concat_tables(_read(p, schema) for p in paths).to_pandas()
+    rows = results_of(frame)
+    rows = rows[rows["status"] != RecordStatus.FAILED]
+    return dict(zip(rows["cell_id"], rows["status"], strict=True))
+
+
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as e:
+        raise StoreError(f"{path} is not a parquet file of records ({e})") from None
+    found = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
+    if found != str(SCHEMA_VERSION):
+        raise StoreError(
+            f"{path} has record schema {found}, this code reads {SCHEMA_VERSION}: "
+            "use the commit that wrote it (its git_sha column)"
+        )
+    return table.cast(schema)

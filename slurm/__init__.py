@@ -1,0 +1,1 @@
+"""Map a function over items on worker processes or a cluster. Knows no model and no law."""
