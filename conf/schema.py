@@ -1,0 +1,240 @@
+"""What a person may set, with its type, unit and default. Imports nothing of ours.
+
+Structured configs stay mutable (a frozen one raises ReadonlyConfigError when YAML is composed on
+it) and do not validate; the frozen values that `sweep.resolve` makes of them do.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class GridConf:
+    """Which cells: budgets x sizes x seeds."""
+
+    name: str = MISSING
+    """Name of the grid; the sweep's name unless sweep= says otherwise."""
+    budgets: list[float] = MISSING
+    """Training compute C of each isoFLOP profile, FLOPs under flop_rule."""
+    flop_rule: str = "palm"
+    """What C counts: palm, palm_causal, 6nd, kaplan or chinchilla."""
+    tokens_per_param: float = 20.0
+    """D/N in the middle of each budget's window of sizes."""
+    window: float = 4.0
+    """Sizes from middle/window to middle*window in N are in the grid."""
+    tokens_per_param_range: list[float] = field(default_factory=lambda: [1.0, 500.0])
+    """Cells with D/N outside [low, high] are left out: real laws break there."""
+    seeds: list[int] = field(default_factory=lambda: [0])
+    """Each cell is trained once for each seed."""
+    tolerance: float = 0.01
+    """Largest |C_spent / C - 1| after rounding D to whole steps."""
+
+
+@dataclass
+class SizeConf:
+    """One size of the ladder."""
+
+    n_layer: int = MISSING
+    """Layers."""
+    d_model: int = MISSING
+    """Width."""
+    n_head: int = MISSING
+    """Attention heads; must divide d_model."""
+
+
+@dataclass
+class ModelConf:
+    """The architecture: one ladder of sizes that share everything else."""
+
+    name: str = MISSING
+    """Name of the ladder."""
+    ladder: list[SizeConf] = MISSING
+    """Sizes, smallest first."""
+    seq_len: int = 128
+    """Tokens of context."""
+    positions: str = "rotary"
+    """rotary or learned."""
+    tied: bool = False
+    """Whether the head shares the embedding's weights."""
+
+
+@dataclass
+class RecipeConf:
+    """How to train: a rule for lr and batch, and constants."""
+
+    rule: str = MISSING
+    """fixed (takes lr and batch_rows below) or demo (gives them)."""
+    lr: float | None = None
+    """fixed: peak learning rate of matrices."""
+    lr_embedding: float | None = None
+    """fixed: peak learning rate of embeddings and norms; lr where null."""
+    batch_rows: int | None = None
+    """fixed: sequences of one optimizer step."""
+    schedule: str = "wsd"
+    """wsd (constant, then 1 - sqrt), cosine, linear or constant; after a linear warm-up."""
+    warmup_share: float = 0.05
+    """Share of the steps that warm up, at most .1."""
+    decay_share: float = 0.2
+    """wsd: share of the steps that decay."""
+    lr_floor: float = 0.0
+    """Learning rate at the end, as a share of the peak."""
+    beta1: float = 0.9
+    """AdamW beta1."""
+    beta2: float = 0.95
+    """AdamW beta2."""
+    eps: float = 1e-8
+    """AdamW epsilon."""
+    weight_decay: float = 0.1
+    """AdamW weight decay of matrices; embeddings and norms have none."""
+    grad_clip: float = 1.0
+    """Largest gradient norm."""
+
+
+@dataclass
+class DataConf:
+    """What to train on."""
+
+    name: str = MISSING
+    """Name in the records and the cell id."""
+    source: str = MISSING
+    """english (the embedded corpus) or text_folder (any folder of text files)."""
+    revision: str = "1"
+    """Revision in the records and the cell id: change it when the data changes."""
+    tokenizer: str = "bytes256"
+    """bytes256 (a token is a byte) or bytes128 (126 frequent bytes, other, end)."""
+    path: str | None = None
+    """text_folder: the folder."""
+    validation_share: float = 0.06
+    """Share of the text held out for validation."""
+    val_tokens: int = 524_288
+    """Tokens of the full validation at the end of a run, at least 262,144 where the text allows."""
+    eval_tokens: int = 16_384
+    """Tokens of the small validation along the way."""
+    max_epochs: float = 1.0
+    """A plan whose largest D needs more passes over the text is refused."""
+
+
+@dataclass
+class ClusterConf:
+    """Where cells are trained."""
+
+    name: str = MISSING
+    """local: worker processes on this machine."""
+    workers: int | None = None
+    """Cells trained at once; null: one a GPU, else one a core."""
+
+
+@dataclass
+class HardwareConf:
+    """What a cell is trained on, and what the plan assumes of it."""
+
+    name: str = MISSING
+    """Name of the preset."""
+    device: str = "auto"
+    """auto (cuda where there is one), cpu or cuda."""
+    dtype: str = "float32"
+    """Of the forward pass: float32 or bfloat16; weights and loss are float32 always."""
+    attention: str = "auto"
+    """auto, cpu_flash, sdpa_flash, sdpa_cudnn, sdpa_efficient or reference."""
+    threads: int = 1
+    """CPU threads of a worker."""
+    devices: int = 1
+    """Cells that the plan assumes are trained at once."""
+    flops_per_second: float = MISSING
+    """Rate the plan assumes of one device, FLOP/s of model FLOPs."""
+    token_seconds: float = 0.0
+    """Seconds a token costs beside its FLOPs, as the plan assumes."""
+    step_seconds: float = 0.0
+    """Seconds a step costs whatever its size, as the plan assumes."""
+
+
+@dataclass
+class FitConf:
+    """How to fit; the first name of each list is the default."""
+
+    law: str = "chinchilla"
+    """Parametric law of approach 3."""
+    estimator: str = "t4"
+    """t4, huber, ls or l1."""
+    delta: float = 1e-3
+    """huber: threshold on log-loss residuals."""
+    resample: str = "size"
+    """Bootstrap by model size, or by rows."""
+    draws: int = 4000
+    """Bootstrap draws of the headline law."""
+    level: float = 0.9
+    """Level of every interval."""
+    N: str = "flops"
+    """Own sweeps: which N enters the laws: flops, total, non_embedding or matmul."""
+    fix: dict[str, float] = field(default_factory=dict)
+    """Constants that are not fitted, e.g. fit.fix.E=1.69."""
+    targets: list[float] | None = None
+    """Budgets to forecast; null: 10x the top budget."""
+    where: str | None = None
+    """points: keep the rows for which this pandas query holds."""
+    by: str | None = None
+    """points: one fit for each value of this column."""
+    loss_unit: str = "nats"
+    """nats, bits or bpb: a label."""
+
+
+@dataclass
+class ReportConf:
+    """How the report looks."""
+
+    title: str | None = None
+    """Heading; null: the sweep's name."""
+
+
+@dataclass
+class PlanConf:
+    """How the plan is printed."""
+
+    format: str = "table"
+    """table or json."""
+
+
+@dataclass
+class RunConf:
+    """How one attempt goes."""
+
+    steps: int | None = None
+    """Measure speed and memory over this many steps; writes no record."""
+    evaluations: int = 16
+    """Evaluations on the small validation set along the way."""
+    checkpoint_seconds: float = 20.0
+    """Seconds between checkpoints."""
+
+
+@dataclass
+class AppConf:
+    """Everything, as one config."""
+
+    root: str = "outputs"
+    """Folder of all sweeps; on a cluster, a shared filesystem."""
+    sweep: str | None = None
+    """Name of the sweep's folder in root; null: the grid's name."""
+    cell: str | None = None
+    """run: a cell's id, or a beginning or hash that names one cell."""
+    record: str | None = None
+    """run: a records.parquet to rebuild the cell from."""
+    points: str | None = None
+    """fit, report: a table of anybody's runs (CSV, parquet, JSON lines)."""
+    curves: str | None = None
+    """fit: a table of training curves."""
+    out: str | None = None
+    """fit, report: folder to write to, with points=."""
+    columns: dict[str, Any] = field(default_factory=dict)
+    """points: names of the table's columns, e.g. columns.N=params."""
+    grid: GridConf = field(default_factory=GridConf)
+    model: ModelConf = field(default_factory=ModelConf)
+    recipe: RecipeConf = field(default_factory=RecipeConf)
+    data: DataConf = field(default_factory=DataConf)
+    cluster: ClusterConf = field(default_factory=ClusterConf)
+    hardware: HardwareConf = field(default_factory=HardwareConf)
+    fit: FitConf = field(default_factory=FitConf)
+    report: ReportConf = field(default_factory=ReportConf)
+    plan: PlanConf = field(default_factory=PlanConf)
+    run: RunConf = field(default_factory=RunConf)

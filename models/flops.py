@@ -1,0 +1,100 @@
+"""Count parameters (N) and training FLOPs (C) of a shape, exactly, without building it.
+
+Papers disagree on both counts and the disagreement moves the fitted exponents (Porian et al. 2024,
+arXiv:2406.19146), so a count never travels without its convention.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from models.config import GPTConfig, Positions
+
+
+class FlopRule(StrEnum):
+    """What C counts; each is training FLOPs (backward = 2 x forward)."""
+
+    PALM = "palm"
+    PALM_CAUSAL = "palm_causal"
+    SIX_ND = "6nd"
+    KAPLAN = "kaplan"
+    CHINCHILLA = "chinchilla"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParamCount:
+    """Parameters by what they do; the conventions are sums of these."""
+
+    embedding: int  # V d, a lookup: no FLOPs
+    positions: int  # T d where learned
+    head: int  # V d, a matmul; a tied head shares the embedding's parameters
+    matrices: int  # 12 L d^2: qkv 3, out 1, MLP 8
+    gains: int  # (2 L + 1) d, LayerNorm without bias
+    tied: bool
+
+    @property
+    def total(self) -> int:
+        """N_total: every parameter once."""
+        head = 0 if self.tied else self.head
+        return self.embedding + self.positions + head + self.matrices + self.gains
+
+    @property
+    def non_embedding(self) -> int:
+        """N_non_embedding: without vocabulary and position tables (Kaplan et al. 2020, sec. 2.1)."""
+        return self.matrices + self.gains
+
+    @property
+    def matmul(self) -> int:
+        """N_matmul: weights that multiply, the LM head in, the embedding lookup out."""
+        return self.matrices + self.head
+
+
+def count_params(cfg: GPTConfig) -> ParamCount:
+    """Count the parameters of a shape."""
+    L, d, V, T = cfg.n_layer, cfg.d_model, cfg.vocab_size, cfg.seq_len
+    return ParamCount(
+        embedding=V * d,
+        positions=T * d if cfg.positions is Positions.LEARNED else 0,
+        head=V * d,
+        matrices=12 * L * d * d,
+        gains=(2 * L + 1) * d,
+        tied=cfg.tied,
+    )
+
+
+def flops_per_token(cfg: GPTConfig, rule: FlopRule) -> float:
+    """Training FLOPs per token, at sequences of cfg.seq_len.
+
+    palm: 6 N_matmul + 12 L H K T (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
+    palm_causal: the same with half of the attention term. 6nd: 6 N_total. kaplan:
+    6 N_non_embedding. chinchilla: Hoffmann et al. 2022 (arXiv:2203.15556), appendix F as
+    printed, the vocabulary terms in.
+    """
+    N = count_params(cfg)
+    scores = 12 * cfg.n_layer * cfg.d_model * cfg.seq_len  # H K = d_model
+    match rule:
+        case FlopRule.PALM:
+            return float(6 * N.matmul + scores)
+        case FlopRule.PALM_CAUSAL:
+            return 6 * N.matmul + scores / 2
+        case FlopRule.SIX_ND:
+            return float(6 * N.total)
+        case FlopRule.KAPLAN:
+            return float(6 * N.non_embedding)
+        case FlopRule.CHINCHILLA:
+            vocabulary = 4 * cfg.vocab_size * cfg.d_model  # "embeddings" and "final logits"
+            return 3.0 * (vocabulary + chinchilla_layers_forward(cfg))
+
+
+def chinchilla_layers_forward(cfg: GPTConfig) -> int:
+    """Forward FLOPs per token of all layers, Hoffmann et al. 2022, appendix F.
+
+    Per layer: 6dq (qkv) + 2Tq (logits) + 3HT (softmax) + 2Tq (reduction) + 2qd (out) + 4df
+    (MLP), with q = heads x kv_size = d and f = 4d here.
+    """
+    d, T, H = cfg.d_model, cfg.seq_len, cfg.n_head
+    return cfg.n_layer * (8 * d * d + 4 * T * d + 3 * H * T + 16 * d * d)
+
+
+def N_flops(cfg: GPTConfig, rule: FlopRule) -> float:
+    """Parameters for which C = 6 N D holds exactly under `rule`."""
+    return flops_per_token(cfg, rule) / 6
