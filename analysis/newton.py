@@ -1,0 +1,165 @@
+"""Damped Newton on a batch of small problems; each row leaves the batch when it has converged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.estimators import Estimator
+from analysis.objective import LOG_SIGMA_RANGE, SIGMA_SLOPE_RANGE, Evaluation, Problem, evaluate
+
+Array = np.ndarray
+
+LONGEST_STEP = 2.0  # in coordinates of order one: beyond it a quadratic model says nothing
+# Below these the predicted decrease is rounding: of the objective, and of n residuals of 1e-15.
+RELATIVE_DECREASE = 1e-15
+RESIDUAL_FLOOR = 1e-15
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Where each row of the batch ended: z (m, r), value (m,), gradient, Hessian, flags."""
+
+    z: Array
+    value: Array
+    gradient: Array
+    hessian: Array
+    converged: Array
+    iterations: Array
+
+
+def bounds(problem: Problem, estimator: Estimator) -> tuple[Array, Array]:
+    """Box of the searched coordinates, with log sigma's where there is a noise model."""
+    lower, upper = problem.coordinates.lower, problem.coordinates.upper
+    if not estimator.has_noise:
+        return lower, upper
+    noise = np.array([LOG_SIGMA_RANGE, SIGMA_SLOPE_RANGE])
+    return np.concatenate([lower, noise[:, 0]]), np.concatenate([upper, noise[:, 1]])
+
+
+def active_bounds(z: Array, gradient: Array, lower: Array, upper: Array) -> Array:
+    """Coordinates held at a bound that the objective would cross, (m, r) bool."""
+    return ((z <= lower) & (gradient > 0)) | ((z >= upper) & (gradient < 0))
+
+
+def minimise(
+    problem: Problem,
+    estimator: Estimator,
+    start: Array,
+    weights: Array,
+    *,
+    tolerance: float = RELATIVE_DECREASE,
+    iterations: int = 200,
+) -> Minimum:
+    """Minimise from each row of `start`.
+
+    Args:
+        problem, estimator: what to minimise.
+        start: (m, r).
+        weights: (m, n) or (1, n) row weights.
+        tolerance: stop once a Newton step would lower the objective by less than this share.
+        iterations: most steps of a row; a row that needs more is not converged.
+    """
+    lower, upper = bounds(problem, estimator)
+    z = np.clip(start, lower, upper)
+    m = len(z)
+    now = evaluate(problem, estimator, z, weights)
+    result = Minimum(
+        z.copy(),
+        now.value.copy(),
+        now.gradient.copy(),
+        now.hessian.copy(),
+        np.zeros(m, dtype=bool),
+        np.zeros(m, dtype=int),
+    )
+    rows, damping = np.arange(m), np.full(m, 1e-3)
+    floor = RESIDUAL_FLOOR**2 * problem.log_loss.size
+    for count in range(1, iterations + 1):
+        step, predicted = _step(now, z, damping, lower, upper)
+        negligible = predicted <= tolerance * np.abs(now.value) + floor
+        trial_z = np.clip(z + step, lower, upper)
+        shared = len(weights) == 1
+        trial = evaluate(problem, estimator, trial_z, weights)
+        gain = now.value - trial.value
+        slack = 1e-13 * np.abs(now.value) + floor
+        better = np.isfinite(trial.value) & (gain >= np.where(negligible, -slack, 0.0))
+        ratio = gain / np.maximum(predicted, 1e-300)
+        damping = np.where(
+            better & (ratio > 0.7),
+            damping * 0.1,
+            np.where(better & (ratio > 0.2), damping, damping * 6.0),
+        )
+        damping = np.clip(damping, 1e-14, 1e12)
+        now = _choose(better, trial, now)
+        z = np.where(better[:, None], trial_z, z)
+        stuck = damping >= 1e12
+        leave = negligible | stuck
+        _store(result, rows, z, now, negligible, count)
+        if leave.any():
+            stay = ~leave
+            rows, z, damping = rows[stay], z[stay], damping[stay]
+            now = Evaluation(now.value[stay], now.gradient[stay], now.hessian[stay])
+            weights = weights if shared else weights[stay]
+        if not len(rows):
+            break
+    return result
+
+
+def _choose(better: Array, trial: Evaluation, now: Evaluation) -> Evaluation:
+    return Evaluation(
+        np.where(better, trial.value, now.value),
+        np.where(better[:, None], trial.gradient, now.gradient),
+        np.where(better[:, None, None], trial.hessian, now.hessian),
+    )
+
+
+def _store(
+    result: Minimum, rows: Array, z: Array, now: Evaluation, done: Array, count: int
+) -> None:
+    result.z[rows] = z
+    result.value[rows] = now.value
+    result.gradient[rows] = now.gradient
+    result.hessian[rows] = now.hessian
+    result.converged[rows] = done
+    result.iterations[rows] = count
+
+
+def _step(
+    now: Evaluation, z: Array, damping: Array, lower: Array, upper: Array
+) -> tuple[Array, Array]:
+    """Damped Newton step of each row and the decrease that its quadratic model predicts."""
+    held = active_bounds(z, now.gradient, lower, upper)
+    gradient = np.where(held, 0.0, now.gradient)
+    hessian = np.where(held[:, :, None] | held[:, None, :], 0.0, now.hessian)
+    diagonal = np.abs(np.einsum("ijj->ij", hessian))
+    scale = np.maximum(diagonal, 1e-8 * diagonal.max(axis=1, keepdims=True) + 1e-300)
+    scale = np.where(held, 1.0, scale)
+    size = z.shape[1]
+    damped = hessian.copy()
+    damped[:, np.arange(size), np.arange(size)] += damping[:, None] * scale
+    damped[:, np.arange(size), np.arange(size)] += np.where(held, 1.0, 0.0)
+    step = _descent(damped, gradient, scale)
+    longest = np.abs(step).max(axis=1, keepdims=True)
+    step = step * np.minimum(1.0, LONGEST_STEP / np.maximum(longest, 1e-300))
+    curved = np.einsum("ij,ijk,ik->i", step, hessian, step)
+    predicted = -(np.einsum("ij,ij->i", gradient, step) + 0.5 * curved)
+    return step, np.maximum(predicted, 0.0)
+
+
+def _descent(damped: Array, gradient: Array, scale: Array) -> Array:
+    """-damped^-1 gradient, or with the eigenvalues made positive where that is not downhill."""
+    try:
+        step = -np.linalg.solve(damped, gradient[:, :, None])[:, :, 0]
+    except np.linalg.LinAlgError:
+        step = np.full_like(gradient, np.nan)
+    downhill = np.einsum("ij,ij->i", step, gradient) <= 0
+    uphill = np.flatnonzero(~downhill)
+    if len(uphill):
+        root = np.sqrt(scale[uphill])
+        scaled = damped[uphill] / (root[:, :, None] * root[:, None, :])
+        values, vectors = np.linalg.eigh(scaled)
+        values = np.maximum(np.abs(values), 1e-8)
+        along = np.einsum("ijk,ij->ik", vectors, gradient[uphill] / root) / values
+        step[uphill] = -np.einsum("ijk,ik->ij", vectors, along) / root
+    return step

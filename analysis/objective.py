@@ -1,0 +1,298 @@
+"""The quantity a fit minimises, with gradient and exact Hessian, for many parameter vectors at once.
+
+Batches: m parameter vectors (starts, or bootstrap draws with their own row weights) times n rows.
+Every form of a law is linear in its parameters, so that the gradient and the Hessian are a few
+matrix products of (m, n) arrays with columns that never change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.estimators import SLOPE_PRIOR_SD, Estimator
+from analysis.laws import Law
+
+Array = np.ndarray
+
+# Internal logarithms of terms are centred, hence a few units from the mean log loss; at -14 a term
+# is a millionth of the loss and can no longer be told from none.
+TERM_RANGE = (-14.0, 25.0)
+EXPONENT_RANGE = (-1.0, 8.0)
+OTHER_LOG_RANGE = (-6.0, 12.0)
+LOG_SIGMA_RANGE = (float(np.log(1e-6)), float(np.log(3.0)))
+SIGMA_SLOPE_RANGE = (-3.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Affine maps between the searched vector z, the internal theta and the uncentred phi.
+
+    theta = held + free @ z (parameters held at a value leave the search) and
+    phi = centring @ theta + shift, whose entries are the public parameters or their logarithms.
+    """
+
+    held: Array
+    free: Array
+    centring: Array
+    shift: Array
+    lower: Array
+    upper: Array
+
+    def internal(self, z: Array) -> Array:
+        """(..., q) searched -> (..., p) internal."""
+        return self.held + z @ self.free.T
+
+    def public(self, law: Law, z: Array) -> Array:
+        """(..., q) searched -> (..., p) public."""
+        phi = self.internal(z) @ self.centring.T + self.shift
+        return np.where(law.positive, np.exp(np.where(law.positive, phi, 0.0)), phi)
+
+    def jacobian(self, law: Law, z: Array) -> Array:
+        """d public / d z at one z, (p, q)."""
+        scale = np.where(law.positive, self.public(law, z), 1.0)
+        return scale[:, None] * (self.centring @ self.free)
+
+    def searched(self, theta: Array) -> Array:
+        """(..., p) internal -> (..., q), dropping what is held."""
+        return theta[..., np.flatnonzero(self.free.any(axis=1) & (self.free.max(axis=1) == 1.0))]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Rows and a law in searched coordinates.
+
+    Attributes:
+        offsets: per form, its part without parameters, (n,) or (1,).
+        indices: per form, the entries of z in it.
+        features: per form, their multipliers, (q_k, n).
+        narrow: per form, whether it is the same in every row.
+        data: raw log columns for formulas that need them.
+        log_loss: (n,).
+        noise_features: (2, n): ones and centred log C, for log sigma.
+    """
+
+    law: Law
+    coordinates: Coordinates
+    offsets: tuple[Array, ...]
+    indices: tuple[Array, ...]
+    features: tuple[Array, ...]
+    narrow: tuple[bool, ...]
+    products: dict[tuple[int, int], Array]
+    data: Mapping[str, Array]
+    log_loss: Array
+    noise_features: Array
+
+    @property
+    def size(self) -> int:
+        """Number of searched law parameters, q."""
+        return self.coordinates.free.shape[1]
+
+    def forms(self, z: Array) -> list[Array]:
+        """Form values for (m, q) z: (m, n) each, or (m, 1) where all rows agree."""
+        return [
+            offset + z[:, index] @ (feature[:, :1] if narrow else feature)
+            for offset, index, feature, narrow in zip(
+                self.offsets, self.indices, self.features, self.narrow, strict=True
+            )
+        ]
+
+    def residuals(self, z: Array) -> Array:
+        """log predicted - log observed, (m, n), for (m, >= q) z."""
+        return np.log(self.law.formula(self.forms(z), self.data)) - self.log_loss
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Objective (m,), gradient (m, r), Hessian (m, r, r); r = q, plus 2 with a noise model."""
+
+    value: Array
+    gradient: Array
+    hessian: Array
+
+
+def build_problem(
+    law: Law,
+    data: Mapping[str, Array],
+    log_loss: Array,
+    *,
+    held: Mapping[str, float],
+    weights: Array,
+) -> Problem:
+    """Centre the columns and set up the search.
+
+    Args:
+        law: the law. data: its raw log columns, (n,) each. log_loss: (n,).
+        held: public values of parameters that are not fitted.
+        weights: (n,) of rows; they centre the columns.
+    """
+    means = {name: float(np.average(column, weights=weights)) for name, column in data.items()}
+    p = len(law.parameters)
+    centring, shift = np.eye(p), np.zeros(p)
+    offsets, rows = [], []
+    n = len(log_loss)
+    for form in law.forms:
+        centre = {name: means[name] if form.intercept else 0.0 for name in data}
+        offset, row = np.zeros(n), np.zeros((p, n))
+        if form.intercept:
+            row[law.index(form.intercept)] = form.sign
+        for column, factor in form.fixed:
+            offset += factor * (data[column] - centre[column])
+            shift[law.index(form.intercept)] -= form.sign * factor * centre[column]
+        for name, column, factor in form.slopes:
+            row[law.index(name)] += factor * (data[column] - centre[column])
+            if form.intercept:
+                entry = law.index(form.intercept), law.index(name)
+                centring[entry] -= form.sign * factor * centre[column]
+        offsets.append(offset)
+        rows.append(row)
+    coordinates = _coordinates(law, centring, shift, held, log_loss)
+    return _assemble(law, coordinates, offsets, rows, data, log_loss)
+
+
+def _coordinates(
+    law: Law, centring: Array, shift: Array, held: Mapping[str, float], log_loss: Array
+) -> Coordinates:
+    p = len(law.parameters)
+    fixed = sorted((law.index(name) for name in held), key=lambda i: np.count_nonzero(centring[i]))
+    free_indices = [i for i in range(p) if i not in fixed]
+    free, start = np.zeros((p, len(free_indices))), np.zeros(p)
+    for column, i in enumerate(free_indices):
+        free[i, column] = 1.0
+    for i in fixed:  # slopes first: a held intercept is a sum that contains them
+        value = held[law.parameters[i]]
+        others = centring[i].copy()
+        others[i] = 0.0
+        start[i] = (np.log(value) if law.positive[i] else value) - shift[i] - others @ start
+        free[i] = -others @ free
+    lower, upper = _bounds(law, log_loss)
+    return Coordinates(start, free, centring, shift, lower[free_indices], upper[free_indices])
+
+
+def _bounds(law: Law, log_loss: Array) -> tuple[Array, Array]:
+    level = float(np.mean(log_loss))
+    coupled = any(form.intercept == "gamma" for form in law.forms)
+    lower, upper = [], []
+    for name in law.parameters:
+        if name in law.exponents:
+            low, high = EXPONENT_RANGE
+            if name in ("alpha", "beta") and law.name == "data_constrained":
+                low = 1e-3  # the balance of the two terms divides by them
+            if name == "bend":
+                low = -high
+        elif name in ("E", "A", "B", "G"):
+            low, high = TERM_RANGE[0] + level, TERM_RANGE[1] + level
+            if coupled and name != "E":  # their power gamma is what adds to the loss
+                low, high = 4 * TERM_RANGE[0], 4 * TERM_RANGE[1]
+        elif name == "C_break":
+            low, high = -15.0, 15.0
+        else:
+            low, high = OTHER_LOG_RANGE
+        lower.append(low)
+        upper.append(high)
+    return np.array(lower), np.array(upper)
+
+
+def _assemble(
+    law: Law,
+    coordinates: Coordinates,
+    offsets: list[Array],
+    rows: list[Array],
+    data: Mapping[str, Array],
+    log_loss: Array,
+) -> Problem:
+    indices, features, narrow, full_offsets = [], [], [], []
+    for offset, row in zip(offsets, rows, strict=True):
+        feature = coordinates.free.T @ row
+        used = np.flatnonzero(feature.any(axis=1))
+        offset = offset + coordinates.held @ row
+        same = bool(np.all(offset == offset[0]) and np.all(feature == feature[:, :1]))
+        indices.append(used)
+        features.append(np.ascontiguousarray(feature[used]))
+        narrow.append(same)
+        full_offsets.append(offset[:1] if same else offset)
+    products = {}
+    for k, left in enumerate(features):
+        for j in range(k, len(features)):
+            outer = left[:, None, :] * features[j][None, :, :]
+            products[k, j] = np.ascontiguousarray(outer.reshape(-1, outer.shape[-1]).T)
+    log_C = data["log_C"]
+    noise = np.stack([np.ones_like(log_C), log_C - np.mean(log_C)])
+    return Problem(
+        law,
+        coordinates,
+        tuple(full_offsets),
+        tuple(indices),
+        tuple(features),
+        tuple(narrow),
+        products,
+        data,
+        log_loss,
+        noise,
+    )
+
+
+def evaluate(problem: Problem, estimator: Estimator, z: Array, weights: Array) -> Evaluation:
+    """Objective and derivatives at (m, r) z under (m, n) or (1, n) row weights."""
+    m, r_size, q = len(z), z.shape[1], problem.size
+    loss, slopes, bends = problem.law.derivatives(problem.forms(z[:, :q]), problem.data)
+    residual = np.log(loss) - problem.log_loss
+    log_sigma = z[:, q:] @ problem.noise_features if estimator.has_noise else None
+    terms = estimator.terms(residual, log_sigma)
+    value = np.einsum("ij,ij->i", np.broadcast_to(weights, terms.value.shape), terms.value)
+    gradient, hessian = np.zeros((m, r_size)), np.zeros((m, r_size, r_size))
+    # rho(log L - y): d/dL = rho'/L and d2/dL2 = (rho'' - rho')/L^2
+    relative = 1.0 / loss
+    pull = weights * terms.first * relative
+    bend = weights * (terms.second - terms.first) * relative * relative
+    for k, index in enumerate(problem.indices):
+        if not len(index):
+            continue
+        gradient[:, index] += (pull * slopes[k]) @ problem.features[k].T
+        bent = bend * slopes[k]
+        for j in range(k, len(problem.indices)):
+            other = problem.indices[j]
+            if not len(other):
+                continue
+            block = bent * slopes[j]
+            if (k, j) in bends:
+                block = block + pull * bends[k, j]
+            block = (block @ problem.products[k, j]).reshape(m, len(index), len(other))
+            hessian[:, index[:, None], other] += block
+            if j != k:
+                hessian[:, other[:, None], index] += block.transpose(0, 2, 1)
+    if estimator.has_noise:
+        value = value + _add_noise(problem, terms, weights, relative, slopes, z, gradient, hessian)
+    return Evaluation(value, gradient, hessian)
+
+
+def _add_noise(
+    problem: Problem,
+    terms,
+    weights: Array,
+    relative: Array,
+    slopes: list[Array],
+    z: Array,
+    gradient: Array,
+    hessian: Array,
+) -> Array:
+    """Fill in the rows for log sigma; return what the prior on its slope adds to the objective."""
+    q, features = problem.size, problem.noise_features
+    gradient[:, q:] = (weights * terms.noise_first) @ features.T
+    cross = weights * terms.noise_cross * relative
+    for k, index in enumerate(problem.indices):
+        if len(index):
+            outer = problem.features[k][:, None, :] * features[None, :, :]
+            block = (cross * slopes[k]) @ outer.reshape(-1, outer.shape[-1]).T
+            block = block.reshape(len(z), len(index), 2)
+            hessian[:, index, q:] += block
+            hessian[:, q:, index] += block.transpose(0, 2, 1)
+    squares = np.stack([features[0], features[1], features[1] ** 2])
+    a, b, c = ((weights * terms.noise_second) @ squares.T).T
+    hessian[:, q, q], hessian[:, q, q + 1], hessian[:, q + 1, q] = a, b, b
+    precision = SLOPE_PRIOR_SD**-2
+    hessian[:, q + 1, q + 1] = c + precision
+    gradient[:, q + 1] += precision * z[:, q + 1]
+    return 0.5 * precision * z[:, q + 1] ** 2
