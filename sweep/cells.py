@@ -1,0 +1,91 @@
+"""A cell as a flat row, and back: the same columns in plan.parquet, config.yaml and records."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from models.config import GPTConfig, Positions
+from models.flops import FlopRule
+from sweep.grid import Cell, DataRef, flops_of, params_of
+from sweep.recipe import Recipe
+from sweep.schedule import Schedule
+
+
+def cell_to_row(cell: Cell) -> dict[str, Any]:
+    """Columns of the record that say what was asked, and the cell's id."""
+    recipe = dataclasses.asdict(cell.recipe)
+    recipe["recipe"] = recipe.pop("rule")
+    del recipe["batch_rows"]
+    cfg = cell.model
+    return {
+        "cell_id": cell.id,
+        "budget": cell.budget,
+        "flop_rule": str(cell.flop_rule),
+        "flops": cell.flops,
+        **flops_of(cell),
+        "size_id": cfg.size_id,
+        **params_of(cell),
+        "tokens": cell.tokens,
+        **{name: getattr(cfg, name) for name in ("n_layer", "d_model", "n_head", "head_dim")},
+        "vocab_size": cfg.vocab_size,
+        "seq_len": cfg.seq_len,
+        "positions": str(cfg.positions),
+        "tied": cfg.tied,
+        "batch_tokens": cell.batch_tokens,
+        "steps": cell.steps,
+        **recipe,
+        "schedule": str(cell.recipe.schedule),
+        "recipe_outside_regime": cell.outside_regime,
+        "seed": cell.seed,
+        "data": cell.data.name,
+        "data_revision": cell.data.revision,
+        "tokenizer": cell.data.tokenizer,
+    }
+
+
+def cell_from_row(row: Mapping[str, Any]) -> Cell:
+    """Rebuild the cell that `cell_to_row` flattened.
+
+    Raises:
+        ValueError: a column is missing, or the columns do not hash to the row's cell_id.
+    """
+    try:
+        cell = _rebuild(row)
+    except KeyError as e:
+        raise ValueError(f"no column {e.args[0]} in the row of a cell") from None
+    if cell.id != row["cell_id"]:
+        raise ValueError(f"the columns of {row['cell_id']} describe another cell, {cell.id}")
+    return cell
+
+
+def _rebuild(row: Mapping[str, Any]) -> Cell:
+    model = GPTConfig(
+        **{k: int(row[k]) for k in ("n_layer", "d_model", "n_head", "vocab_size", "seq_len")},
+        positions=Positions(row["positions"]),
+        tied=bool(row["tied"]),
+    )
+    recipe = Recipe(
+        rule=str(row["recipe"]),
+        schedule=Schedule(row["schedule"]),
+        batch_rows=int(row["batch_tokens"]) // model.seq_len,
+        warmup_steps=int(row["warmup_steps"]),
+        decay_steps=int(row["decay_steps"]),
+        **{
+            k: float(row[k])
+            for k in ("lr", "lr_embedding", "lr_floor", "beta1", "beta2", "eps", "weight_decay")
+        },
+        grad_clip=float(row["grad_clip"]),
+    )
+    return Cell(
+        budget=float(row["budget"]),
+        flop_rule=FlopRule(row["flop_rule"]),
+        model=model,
+        recipe=recipe,
+        steps=int(row["steps"]),
+        seed=int(row["seed"]),
+        data=DataRef(
+            name=str(row["data"]),
+            revision=str(row["data_revision"]),
+            tokenizer=str(row["tokenizer"]),
+        ),
+    )

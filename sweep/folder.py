@@ -1,0 +1,210 @@
+"""A sweep's folder: where each thing lies, the frozen plan, and who holds the launch."""
+
+import fcntl
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from results.store import write_table
+from sweep.cells import cell_from_row, cell_to_row
+from sweep.data import DataSettings
+from sweep.errors import UsageError
+from sweep.grid import Cell
+
+PLAN_SCHEMA = "1"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """<root>/<sweep>/ and the paths in it.
+
+    Raises:
+        UsageError: a name that is not one plain folder name.
+    """
+
+    root: Path
+    name: str
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise UsageError(
+                f"sweep={self.name!r} must be one folder name of letters, digits, and . _ + - "
+                "(not first): try sweep=my-sweep"
+            )
+
+    @property
+    def path(self) -> Path:
+        """The sweep's folder."""
+        return self.root / self.name
+
+    @property
+    def plan(self) -> Path:
+        """Frozen cells."""
+        return self.path / "plan.parquet"
+
+    @property
+    def records(self) -> Path:
+        """One file an attempt."""
+        return self.path / "records"
+
+    @property
+    def collected(self) -> Path:
+        """All records in one table."""
+        return self.path / "records.parquet"
+
+    @property
+    def curves(self) -> Path:
+        """All training curves in one table."""
+        return self.path / "curves.parquet"
+
+    @property
+    def fits(self) -> Path:
+        """Fitted laws."""
+        return self.path / "fits.json"
+
+    @property
+    def report(self) -> Path:
+        """Folder of the report."""
+        return self.path / "report"
+
+    @property
+    def data_cache(self) -> Path:
+        """Prepared data, shared by all sweeps of the root; no sweep can have this name."""
+        return self.root / ".data"
+
+    def cell(self, cell_id: str) -> Path:
+        """Folder of a cell's attempts."""
+        return self.path / "cells" / cell_id
+
+    def make(self) -> None:
+        """Create the folder.
+
+        Raises:
+            UsageError: it can't be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".write-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as e:
+            raise UsageError(
+                f"root={self.root}: can't write {self.path} ({e.strerror}); "
+                "name a folder that you can write: root=FOLDER"
+            ) from None
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A frozen cell and the data it is trained and validated on."""
+
+    cell: Cell
+    data: DataSettings
+
+
+def read_plan(folder: SweepFolder) -> list[PlannedCell]:
+    """Return frozen cells in the order of their first launch; empty before it.
+
+    Raises:
+        UsageError: the plan was written by another version, or edited.
+    """
+    if not folder.plan.exists():
+        return []
+    try:
+        table = pq.read_table(folder.plan)
+        if (table.schema.metadata or {}).get(b"plan_schema", b"").decode() != PLAN_SCHEMA:
+            raise ValueError("it was written by another version")
+        rows = table.to_pylist()
+        return [PlannedCell(cell_from_row(r), DataSettings.from_columns(r)) for r in rows]
+    except (pa.ArrowInvalid, ValueError, KeyError, OSError) as e:
+        raise UsageError(f"{folder.plan} can't be used: {e}; start a new one: sweep=NAME") from None
+
+
+def plan_frame(planned: Sequence[PlannedCell]) -> pd.DataFrame:
+    """One row a cell: what is asked of it and of its data."""
+    return pd.DataFrame([_row(p) for p in planned])
+
+
+def freeze_plan(folder: SweepFolder, planned: Sequence[PlannedCell]) -> list[PlannedCell]:
+    """Add cells to the frozen plan; those that are in it already stay as they are.
+
+    Returns:
+        The whole plan.
+
+    Raises:
+        UsageError: a cell would stand beside one that differs in recipe, architecture or data
+            only; such losses are not one law.
+    """
+    old = read_plan(folder)
+    known = {p.cell.id: p for p in old}
+    new = [p for p in planned if p.cell.id not in known]
+    for p in planned:
+        clash = _clash(p, old)
+        if clash:
+            raise UsageError(
+                f"sweep={folder.name} was launched with {clash}; a sweep has one recipe, ladder "
+                "and data: give this one its own name with sweep=NAME"
+            )
+    whole = old + new
+    if new:
+        table = pa.Table.from_pylist([_row(p) for p in whole])
+        meta = {**(table.schema.metadata or {}), b"plan_schema": PLAN_SCHEMA.encode()}
+        write_table(table.replace_schema_metadata(meta), folder.plan)
+    return whole
+
+
+class LaunchLock:
+    """Held by the launcher and by its workers, so that it outlives a killed launcher's workers."""
+
+    def __init__(self, folder: SweepFolder) -> None:
+        self.path = folder.path / "launch.lock"
+        self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+
+    def try_hold(self) -> bool:
+        """Take the lock unless another launch holds it."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, f"{os.uname().nodename} {os.getpid()}\n".encode(), 0)
+        return True
+
+    def holder(self) -> str:
+        """Host and process of whoever holds it."""
+        return os.pread(self.fd, 200, 0).decode(errors="replace").strip() or "another process"
+
+    def release(self) -> None:
+        """Let go; workers that inherited the lock keep it until they end."""
+        os.close(self.fd)
+
+
+def _row(planned: PlannedCell) -> dict[str, Any]:
+    return {**cell_to_row(planned.cell), **planned.data.to_columns()}
+
+
+_SHARED = ("recipe", "schedule", "lr_floor", "beta1", "beta2", "eps", "weight_decay", "grad_clip",
+           "vocab_size", "seq_len", "positions", "tied", "flop_rule",
+           "data", "data_revision", "tokenizer", "data_source", "data_path",
+           "data_validation_share", "data_val_tokens")  # fmt: skip
+
+
+def _clash(planned: PlannedCell, old: Sequence[PlannedCell]) -> str | None:
+    """Return the first setting in which a cell differs from the sweep that it would join."""
+    row = _row(planned)
+    for other in old:
+        theirs = _row(other)
+        same_point = all(row[k] == theirs[k] for k in ("budget", "size_id", "seed"))
+        keys = [k for k in row if k != "cell_id"] if same_point else _SHARED
+        for key in keys:
+            if row[key] != theirs[key]:
+                return f"{key}={theirs[key]}, not {row[key]}"
+    return None
