@@ -1,0 +1,83 @@
+"""What is suspicious about a table whose numbers are all positive: units, swaps, wrong signs."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.tables import PointsError
+
+FEWEST_TOKENS_PER_PARAM = 0.1
+MOST_TOKENS_PER_PARAM = 1e6
+COMPUTE_FACTOR = 100.0
+
+
+def check_units(N: NDArray, D: NDArray, C: NDArray, source: str) -> None:
+    """Refuse a table whose units are absurd.
+
+    Raises:
+        PointsError: the middle D/N below 0.1 or above 1e6; C more than 100x away from 6ND in a
+            row.
+    """
+    ratio = D / N
+    middle = float(np.median(ratio))
+    if middle < FEWEST_TOKENS_PER_PARAM:
+        raise PointsError(
+            f"{source}: D/N is {middle:.2g} in the middle row and at most {ratio.max():.2g}: are N "
+            "(parameters) and D (tokens) swapped? Swap them with columns.N= and columns.D="
+        )
+    if middle > MOST_TOKENS_PER_PARAM:
+        raise PointsError(
+            f"{source}: D/N is {middle:.2g} in the middle row: N is in parameters (not millions), "
+            "D in tokens"
+        )
+    off = np.abs(np.log(C / (6 * N * D))) > np.log(COMPUTE_FACTOR)
+    if np.any(off):
+        first = int(np.flatnonzero(off)[0])
+        raise PointsError(
+            f"{source}: C is {C[first] / (6 * N[first] * D[first]):.2g} x 6ND in {off.sum()} of "
+            f"{len(C)} rows (the {first + 1}. used row first): C is in FLOPs, N in parameters, D "
+            "in tokens, in every row"
+        )
+
+
+def suspicious(N: NDArray, D: NDArray, loss: NDArray, row: NDArray) -> Iterator[str]:
+    """Say what a person should look at; none of it stops a fit."""
+    yield from _twins(N, D, loss, row)
+    if N.max() < 1_000:
+        yield "N is below 1,000 parameters in every row: is it in millions or billions?"
+    if N.max() / N.min() > 1e6:
+        yield f"N spans a factor of {N.max() / N.min():.1g}: mixed units?"
+    slopes = _slopes(N, D, loss)
+    if slopes is not None:
+        for name, slope in zip(("N", "D"), slopes, strict=True):
+            if slope > 0:
+                yield (
+                    f"loss grows with {name} (slope {slope:+.2g} in logs, the other held "
+                    "fixed): wrong column, or runs that overfit?"
+                )
+
+
+def _twins(N: NDArray, D: NDArray, loss: NDArray, row: NDArray) -> Iterator[str]:
+    seen: dict[tuple[float, float, float], object] = {}
+    pairs = []
+    for i in range(len(N)):
+        key = (float(N[i]), float(D[i]), float(loss[i]))
+        if key in seen:
+            pairs.append((seen[key], row[i]))
+        seen.setdefault(key, row[i])
+    if pairs:
+        listed = ", ".join(f"{a} = {b}" for a, b in pairs[:4])
+        yield f"{len(pairs)} rows repeat another's N, D and loss (rows {listed}): counted as given"
+
+
+def _slopes(N: NDArray, D: NDArray, loss: NDArray) -> NDArray | None:
+    """(2,) slopes of log loss in log N and log D, each only where 3 standard errors from zero."""
+    X = np.column_stack([np.ones(len(N)), np.log(N), np.log(D)])
+    if len(N) < 6 or np.linalg.matrix_rank(X) < 3:
+        return None
+    y = np.log(loss)
+    beta, *_ = np.linalg.lstsq(X, y, rcond=None)
+    noise = np.sum((y - X @ beta) ** 2) / (len(N) - 3)
+    error = np.sqrt(noise * np.diag(np.linalg.inv(X.T @ X)))
+    return np.where(np.abs(beta) > 3 * error, beta, 0.0)[1:]
