@@ -20,7 +20,7 @@ from analysis.estimators import (
 from analysis.laws import LAWS, Law, columns
 from analysis.newton import Minimum, active_bounds, bounds, minimise
 from analysis.objective import LOG_SIGMA_RANGE, Problem, build_problem
-from analysis.starts import starting_points
+from analysis.starts import merged, starting_points
 
 Array = np.ndarray
 
@@ -109,8 +109,8 @@ def fit_law(
     if _distinct(law, data, log_loss) < len(law.parameters) - len(held):
         return _unfitted(law, estimator, delta, len(log_loss), held, "too_few")
     problem = build_problem(law, data, log_loss, held=held, weights=row_weights)
-    minimum = search(problem, estimator, delta, row_weights)
-    return _summary(problem, minimum, estimator, delta, row_weights, held)
+    minimum, counts = search(problem, estimator, delta, row_weights)
+    return _summary(problem, minimum, counts, estimator, delta, row_weights, held)
 
 
 def rebuild(
@@ -144,16 +144,23 @@ def refit(fit: LawFit, problem: Problem, weights: Array) -> tuple[Array, Array]:
     return problem.coordinates.public(fit.law, minimum.z[:, : problem.size]), minimum.converged
 
 
-def search(problem: Problem, name: str, delta: float, weights: Array) -> Minimum:
-    """Minimise from every start; the batch of minima, one per start."""
-    z = starting_points(problem, weights)
+def search(problem: Problem, name: str, delta: float, weights: Array) -> tuple[Minimum, Array]:
+    """Minimise from every start.
+
+    Starts that have come to one point go on as one.
+
+    Returns:
+        The batch of minima, and how many starts stand behind each.
+    """
+    z, counts = starting_points(problem, weights)
     row = weights[None, :]
     final = final_estimator(name, delta)
     for stage in stages(name, delta):
-        z = minimise(problem, stage, z, row, tolerance=1e-3, iterations=40).z
+        z = minimise(problem, stage, z, row, tolerance=1e-3, iterations=12).z
+        z, counts = merged(z, counts)
     if final.has_noise:
         z = with_noise(problem, z)
-    return minimise(problem, final, z, row)
+    return minimise(problem, final, z, row), counts
 
 
 def stages(name: str, delta: float) -> list[Estimator]:
@@ -251,6 +258,7 @@ def _unfitted(
 def _summary(
     problem: Problem,
     minimum: Minimum,
+    counts: Array,
     name: str,
     delta: float,
     weights: Array,
@@ -267,7 +275,7 @@ def _summary(
     gradient_norm = float(np.linalg.norm(np.where(active, 0.0, minimum.gradient[best])))
     theta = coordinates.public(law, z[:q])
     size = abs(value[best]) + n * 1e-12
-    at_optimum = float(np.mean(value <= value[best] + SAME_MINIMUM * size))
+    at_optimum = float(np.average(value <= value[best] + SAME_MINIMUM * size, weights=counts))
     hessian = minimum.hessian[best]
     free = ~active
     scaled, condition = _condition(hessian[np.ix_(free, free)])
@@ -293,7 +301,7 @@ def _summary(
         status=status,
         reason=reason,
         n=n,
-        starts_n=len(value),
+        starts_n=int(counts.sum()),
         starts_at_optimum=at_optimum,
         condition=condition,
         covariance=None,

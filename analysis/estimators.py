@@ -45,12 +45,10 @@ class Huber:
 
     def terms(self, r: Array, log_sigma: Array | None = None) -> Residuals:
         """Values and derivatives; the second derivative is 1 inside and 0 outside."""
-        clipped = np.clip(r, -self.delta, self.delta)
-        return Residuals(
-            value=clipped * (r - 0.5 * clipped),
-            first=clipped,
-            second=(clipped == r).astype(float),
-        )
+        clipped = np.minimum(np.maximum(r, -self.delta), self.delta)
+        value = r - 0.5 * clipped
+        value *= clipped
+        return Residuals(value=value, first=clipped, second=clipped == r)
 
 
 @dataclass(frozen=True)

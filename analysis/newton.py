@@ -15,6 +15,9 @@ LONGEST_STEP = 2.0  # in coordinates of order one: beyond it a quadratic model s
 # Below these the predicted decrease is rounding: of the objective, and of n residuals of 1e-15.
 RELATIVE_DECREASE = 1e-15
 RESIDUAL_FLOOR = 1e-15
+LIGHT_DAMPING = 1e-2
+# Factor on the damping for a ratio of actual to predicted decrease.
+TRUST = ((0.1, 0.25, 0.6, 0.9), (4.0, 1.5, 0.5, 0.1))
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,10 @@ def minimise(
     rows, damping = np.arange(m), np.full(m, 1e-3)
     floor = RESIDUAL_FLOOR**2 * problem.log_loss.size
     for count in range(1, iterations + 1):
-        step, predicted = _step(now, z, damping, lower, upper)
-        negligible = predicted <= tolerance * np.abs(now.value) + floor
+        step, predicted = damped_step(problem, estimator, now, z, damping)
+        # a damped step is short whatever the gradient, so only a nearly free one can tell
+        free = damping <= LIGHT_DAMPING
+        negligible = free & (predicted <= tolerance * np.abs(now.value) + floor)
         trial_z = np.clip(z + step, lower, upper)
         shared = len(weights) == 1
         trial = evaluate(problem, estimator, trial_z, weights)
@@ -85,13 +90,9 @@ def minimise(
         slack = 1e-13 * np.abs(now.value) + floor
         better = np.isfinite(trial.value) & (gain >= np.where(negligible, -slack, 0.0))
         ratio = gain / np.maximum(predicted, 1e-300)
-        damping = np.where(
-            better & (ratio > 0.7),
-            damping * 0.1,
-            np.where(better & (ratio > 0.2), damping, damping * 6.0),
-        )
-        damping = np.clip(damping, 1e-14, 1e12)
-        now = _choose(better, trial, now)
+        damping = damping * np.where(better, np.interp(ratio, *TRUST), 5.0)
+        damping = np.minimum(np.maximum(damping, 1e-14), 1e12)
+        now = choose(better, trial, now)
         z = np.where(better[:, None], trial_z, z)
         stuck = damping >= 1e12
         leave = negligible | stuck
@@ -106,7 +107,8 @@ def minimise(
     return result
 
 
-def _choose(better: Array, trial: Evaluation, now: Evaluation) -> Evaluation:
+def choose(better: Array, trial: Evaluation, now: Evaluation) -> Evaluation:
+    """Per row the trial where it is better, else what there was."""
     return Evaluation(
         np.where(better, trial.value, now.value),
         np.where(better[:, None], trial.gradient, now.gradient),
@@ -125,26 +127,27 @@ def _store(
     result.iterations[rows] = count
 
 
-def _step(
-    now: Evaluation, z: Array, damping: Array, lower: Array, upper: Array
+def damped_step(
+    problem: Problem, estimator: Estimator, now: Evaluation, z: Array, damping: Array
 ) -> tuple[Array, Array]:
-    """Damped Newton step of each row and the decrease that its quadratic model predicts."""
-    held = active_bounds(z, now.gradient, lower, upper)
-    gradient = np.where(held, 0.0, now.gradient)
-    hessian = np.where(held[:, :, None] | held[:, None, :], 0.0, now.hessian)
-    diagonal = np.abs(np.einsum("ijj->ij", hessian))
+    """Damped Newton step (m, r) of each row and the decrease (m,) that its quadratic predicts."""
+    lower, upper = bounds(problem, estimator)
+    gradient, hessian = now.gradient, now.hessian
+    held = active_bounds(z, gradient, lower, upper)
+    if held.any():
+        gradient = np.where(held, 0.0, gradient)
+        hessian = np.where(held[:, :, None] | held[:, None, :], 0.0, hessian)
+    diagonal = np.abs(np.diagonal(hessian, axis1=1, axis2=2))
     scale = np.maximum(diagonal, 1e-8 * diagonal.max(axis=1, keepdims=True) + 1e-300)
-    scale = np.where(held, 1.0, scale)
-    size = z.shape[1]
     damped = hessian.copy()
-    damped[:, np.arange(size), np.arange(size)] += damping[:, None] * scale
-    damped[:, np.arange(size), np.arange(size)] += np.where(held, 1.0, 0.0)
+    size = z.shape[1]
+    damped.reshape(len(z), -1)[:, :: size + 1] += damping[:, None] * scale + held
     step = _descent(damped, gradient, scale)
     longest = np.abs(step).max(axis=1, keepdims=True)
-    step = step * np.minimum(1.0, LONGEST_STEP / np.maximum(longest, 1e-300))
-    curved = np.einsum("ij,ijk,ik->i", step, hessian, step)
-    predicted = -(np.einsum("ij,ij->i", gradient, step) + 0.5 * curved)
-    return step, np.maximum(predicted, 0.0)
+    if longest.max() > LONGEST_STEP:
+        step = step * np.minimum(1.0, LONGEST_STEP / np.maximum(longest, 1e-300))
+    change = gradient + 0.5 * (hessian @ step[:, :, None])[:, :, 0]
+    return step, np.maximum(-(change * step).sum(axis=1), 0.0)
 
 
 def _descent(damped: Array, gradient: Array, scale: Array) -> Array:
@@ -153,8 +156,7 @@ def _descent(damped: Array, gradient: Array, scale: Array) -> Array:
         step = -np.linalg.solve(damped, gradient[:, :, None])[:, :, 0]
     except np.linalg.LinAlgError:
         step = np.full_like(gradient, np.nan)
-    downhill = np.einsum("ij,ij->i", step, gradient) <= 0
-    uphill = np.flatnonzero(~downhill)
+    uphill = np.flatnonzero(~((step * gradient).sum(axis=1) <= 0))
     if len(uphill):
         root = np.sqrt(scale[uphill])
         scaled = damped[uphill] / (root[:, :, None] * root[:, None, :])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.estimators import SLOPE_PRIOR_SD, Estimator
+from analysis.estimators import SLOPE_PRIOR_SD, Estimator, Residuals
 from analysis.laws import Law
 
 Array = np.ndarray
@@ -51,7 +51,7 @@ class Coordinates:
         return np.where(law.positive, np.exp(np.where(law.positive, phi, 0.0)), phi)
 
     def jacobian(self, law: Law, z: Array) -> Array:
-        """d public / d z at one z, (p, q)."""
+        """Derivative of the public parameters with respect to z, (p, q), at one z."""
         scale = np.where(law.positive, self.public(law, z), 1.0)
         return scale[:, None] * (self.centring @ self.free)
 
@@ -65,10 +65,14 @@ class Problem:
     """Rows and a law in searched coordinates.
 
     Attributes:
-        offsets: per form, its part without parameters, (n,) or (1,).
+        offsets: per form, its part without parameters, (n,) or (1,); None where it is 0.
         indices: per form, the entries of z in it.
         features: per form, their multipliers, (q_k, n).
         narrow: per form, whether it is the same in every row.
+        products: per pair of forms, the products of their features, (n, q_k q_j).
+        noise_products: per form, the products of its features with the noise's.
+        gradient_scatter, hessian_scatter, noise_scatter: 0-1 matrices from per-form blocks to
+            parameters, which several forms may share.
         data: raw log columns for formulas that need them.
         log_loss: (n,).
         noise_features: (2, n): ones and centred log C, for log sigma.
@@ -76,11 +80,15 @@ class Problem:
 
     law: Law
     coordinates: Coordinates
-    offsets: tuple[Array, ...]
+    offsets: tuple[Array | None, ...]
     indices: tuple[Array, ...]
     features: tuple[Array, ...]
     narrow: tuple[bool, ...]
     products: dict[tuple[int, int], Array]
+    noise_products: tuple[Array, ...]
+    gradient_scatter: Array
+    hessian_scatter: Array
+    noise_scatter: Array
     data: Mapping[str, Array]
     log_loss: Array
     noise_features: Array
@@ -92,15 +100,15 @@ class Problem:
 
     def forms(self, z: Array) -> list[Array]:
         """Form values for (m, q) z: (m, n) each, or (m, 1) where all rows agree."""
-        return [
-            offset + z[:, index] @ (feature[:, :1] if narrow else feature)
-            for offset, index, feature, narrow in zip(
-                self.offsets, self.indices, self.features, self.narrow, strict=True
-            )
-        ]
+        values = []
+        for k, index in enumerate(self.indices):
+            feature = self.features[k][:, :1] if self.narrow[k] else self.features[k]
+            value = z[:, index] @ feature
+            values.append(value if self.offsets[k] is None else value + self.offsets[k])
+        return values
 
     def residuals(self, z: Array) -> Array:
-        """log predicted - log observed, (m, n), for (m, >= q) z."""
+        """Log predicted - log observed, (m, n), for (m, >= q) z."""
         return np.log(self.law.formula(self.forms(z), self.data)) - self.log_loss
 
 
@@ -212,87 +220,128 @@ def _assemble(
         indices.append(used)
         features.append(np.ascontiguousarray(feature[used]))
         narrow.append(same)
-        full_offsets.append(offset[:1] if same else offset)
-    products = {}
-    for k, left in enumerate(features):
-        for j in range(k, len(features)):
-            outer = left[:, None, :] * features[j][None, :, :]
-            products[k, j] = np.ascontiguousarray(outer.reshape(-1, outer.shape[-1]).T)
+        shown = offset[:1] if same else offset
+        full_offsets.append(shown if shown.any() else None)
     log_C = data["log_C"]
     noise = np.stack([np.ones_like(log_C), log_C - np.mean(log_C)])
+    pairs = [(k, j) for k in range(len(features)) for j in range(k, len(features))]
+    size = coordinates.free.shape[1]
     return Problem(
-        law,
-        coordinates,
-        tuple(full_offsets),
-        tuple(indices),
-        tuple(features),
-        tuple(narrow),
-        products,
-        data,
-        log_loss,
-        noise,
+        law=law,
+        coordinates=coordinates,
+        offsets=tuple(full_offsets),
+        indices=tuple(indices),
+        features=tuple(features),
+        narrow=tuple(narrow),
+        products={(k, j): _outer(features[k], features[j]) for k, j in pairs},
+        noise_products=tuple(_outer(feature, noise) for feature in features),
+        gradient_scatter=_scatter([index for index in indices], size),
+        hessian_scatter=_symmetric_scatter(indices, pairs, size),
+        noise_scatter=_scatter(
+            [np.add.outer(2 * index, np.arange(2)).ravel() for index in indices], 2 * size
+        ),
+        data=data,
+        log_loss=log_loss,
+        noise_features=noise,
     )
 
 
+def _outer(left: Array, right: Array) -> Array:
+    """Products of every feature of one form with every one of another, (n, q_left * q_right)."""
+    products = left[:, None, :] * right[None, :, :]
+    return np.ascontiguousarray(products.reshape(-1, products.shape[-1]).T)
+
+
+def _symmetric_scatter(indices: list[Array], pairs: list[tuple[int, int]], size: int) -> Array:
+    """Place the block of each pair of forms, and its mirror image where the forms differ."""
+    upper = [np.add.outer(size * indices[k], indices[j]).ravel() for k, j in pairs]
+    lower = [np.add.outer(indices[k], size * indices[j]).ravel() for k, j in pairs]
+    mirrored = np.concatenate(
+        [np.full(len(u), k != j) for u, (k, j) in zip(upper, pairs, strict=True)]
+    )
+    return _scatter(upper, size * size) + mirrored[:, None] * _scatter(lower, size * size)
+
+
+def _scatter(targets: list[Array], size: int) -> Array:
+    """0-1 matrix that adds concatenated blocks into a flat array of `size`."""
+    flat = np.concatenate(targets)
+    matrix = np.zeros((len(flat), size))
+    matrix[np.arange(len(flat)), flat] = 1.0
+    return matrix
+
+
 def evaluate(problem: Problem, estimator: Estimator, z: Array, weights: Array) -> Evaluation:
-    """Objective and derivatives at (m, r) z under (m, n) or (1, n) row weights."""
-    m, r_size, q = len(z), z.shape[1], problem.size
+    """Objective and derivatives at (m, r) z under (m, n) or (1, n) row weights.
+
+    With rho(log L - y) the chain rule needs d/dL = rho'/L and d2/dL2 = (rho'' - rho')/L^2; a law
+    gives L and its derivatives with respect to the forms, and features turn those into parameters.
+    """
+    q = problem.size
     loss, slopes, bends = problem.law.derivatives(problem.forms(z[:, :q]), problem.data)
-    residual = np.log(loss) - problem.log_loss
+    residual = np.log(loss)
+    residual -= problem.log_loss
     log_sigma = z[:, q:] @ problem.noise_features if estimator.has_noise else None
     terms = estimator.terms(residual, log_sigma)
-    value = np.einsum("ij,ij->i", np.broadcast_to(weights, terms.value.shape), terms.value)
-    gradient, hessian = np.zeros((m, r_size)), np.zeros((m, r_size, r_size))
-    # rho(log L - y): d/dL = rho'/L and d2/dL2 = (rho'' - rho')/L^2
-    relative = 1.0 / loss
-    pull = weights * terms.first * relative
-    bend = weights * (terms.second - terms.first) * relative * relative
-    for k, index in enumerate(problem.indices):
-        if not len(index):
-            continue
-        gradient[:, index] += (pull * slopes[k]) @ problem.features[k].T
+    relative = np.reciprocal(loss)
+    pull = weights * terms.first
+    bend = weights * terms.second
+    bend -= pull
+    pull *= relative
+    bend *= relative
+    bend *= relative
+    first_blocks, second_blocks = [], []
+    pulls = [pull * slope for slope in slopes]
+    for k, feature in enumerate(problem.features):
+        first_blocks.append(pulls[k] @ feature.T)
         bent = bend * slopes[k]
-        for j in range(k, len(problem.indices)):
-            other = problem.indices[j]
-            if not len(other):
-                continue
+        for j in range(k, len(slopes)):
             block = bent * slopes[j]
-            if (k, j) in bends:
-                block = block + pull * bends[k, j]
-            block = (block @ problem.products[k, j]).reshape(m, len(index), len(other))
-            hessian[:, index[:, None], other] += block
-            if j != k:
-                hessian[:, other[:, None], index] += block.transpose(0, 2, 1)
-    if estimator.has_noise:
-        value = value + _add_noise(problem, terms, weights, relative, slopes, z, gradient, hessian)
-    return Evaluation(value, gradient, hessian)
+            curvature = bends.get((k, j))
+            if curvature is slopes[k]:  # an exponential: its product with pull is there already
+                block += pulls[k]
+            elif curvature is not None:
+                block += pull * curvature
+            second_blocks.append(block @ problem.products[k, j])
+    gradient = np.concatenate(first_blocks, axis=1) @ problem.gradient_scatter
+    hessian = np.concatenate(second_blocks, axis=1) @ problem.hessian_scatter
+    hessian = hessian.reshape(len(z), q, q)
+    value = np.einsum("ij,ij->i", np.broadcast_to(weights, residual.shape), terms.value)
+    if not estimator.has_noise:
+        return Evaluation(value, gradient, hessian)
+    return _with_noise(problem, terms, weights, relative, slopes, z, value, gradient, hessian)
 
 
-def _add_noise(
+def _with_noise(
     problem: Problem,
-    terms,
+    terms: Residuals,
     weights: Array,
     relative: Array,
     slopes: list[Array],
     z: Array,
+    value: Array,
     gradient: Array,
     hessian: Array,
-) -> Array:
-    """Fill in the rows for log sigma; return what the prior on its slope adds to the objective."""
+) -> Evaluation:
+    """Append the derivatives for log sigma and the prior on its slope."""
     q, features = problem.size, problem.noise_features
-    gradient[:, q:] = (weights * terms.noise_first) @ features.T
-    cross = weights * terms.noise_cross * relative
-    for k, index in enumerate(problem.indices):
-        if len(index):
-            outer = problem.features[k][:, None, :] * features[None, :, :]
-            block = (cross * slopes[k]) @ outer.reshape(-1, outer.shape[-1]).T
-            block = block.reshape(len(z), len(index), 2)
-            hessian[:, index, q:] += block
-            hessian[:, q:, index] += block.transpose(0, 2, 1)
-    squares = np.stack([features[0], features[1], features[1] ** 2])
-    a, b, c = ((weights * terms.noise_second) @ squares.T).T
-    hessian[:, q, q], hessian[:, q, q + 1], hessian[:, q + 1, q] = a, b, b
-    precision = SLOPE_PRIOR_SD**-2
-    hessian[:, q + 1, q + 1] = c + precision
-    gradient[:, q + 1] += precision * z[:, q + 1]
-    return 0.5 * precision * z[:, q + 1] ** 2
+    full = np.empty((len(z), q + 2, q + 2))
+    full[:, :q, :q] = hessian
+    cross = weights * terms.noise_cross
+    cross *= relative
+    blocks = [
+        cross * slope @ wide for slope, wide in zip(slopes, problem.noise_products, strict=True)
+    ]
+    block = (np.concatenate(blocks, axis=1) @ problem.noise_scatter).reshape(len(z), q, 2)
+    full[:, :q, q:], full[:, q:, :q] = block, block.transpose(0, 2, 1)
+    squares = np.stack([features[0], features[1], features[1] ** 2], axis=1)
+    a, b, c = ((weights * terms.noise_second) @ squares).T
+    full[:, q, q], full[:, q, q + 1], full[:, q + 1, q] = a, b, b
+    slope, precision = z[:, q + 1], SLOPE_PRIOR_SD**-2
+    full[:, q + 1, q + 1] = c + precision
+    noise_gradient = (weights * terms.noise_first) @ features.T
+    noise_gradient[:, 1] += precision * slope
+    return Evaluation(
+        value + 0.5 * precision * slope**2,
+        np.concatenate([gradient, noise_gradient], axis=1),
+        full,
+    )

@@ -15,8 +15,9 @@ from analysis.engine import LawFit, rebuild, refit
 
 Array = np.ndarray
 
-# (draws, rows) arrays of this many doubles stay in the second-level cache; the fit reads a dozen.
-CHUNK_ELEMENTS = 16_384
+# (draws, rows) arrays of this many doubles (64 KiB) stay in the second-level cache, a dozen at a
+# time, and below the size at which the allocator returns memory to the system after each use.
+CHUNK_ELEMENTS = 8_192
 
 
 @dataclass(frozen=True)

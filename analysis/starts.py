@@ -11,12 +11,15 @@ from itertools import product
 
 import numpy as np
 
+from analysis.estimators import Huber
 from analysis.laws import Law
-from analysis.objective import Problem
+from analysis.newton import choose, damped_step
+from analysis.objective import Problem, evaluate
 
 Array = np.ndarray
 
 STARTS = 24
+IMPROVEMENTS = 4
 _ABSENT = -80.0  # log of a term that is switched off
 _MULTIPLIERS = ("E", "A", "B", "G")
 _POWERS = (0.05, 0.12, 0.22, 0.35, 0.5, 0.75, 1.1)
@@ -35,25 +38,61 @@ _COUPLING = (0.25, 0.5, 1.0, 2.0)
 _E_SHARES = (0.0, 0.3, 0.6, 0.85)
 
 
-def starting_points(problem: Problem, weights: Array, count: int = STARTS) -> Array:
-    """Best `count` points of the grid, (<= count, q), in searched coordinates.
+def starting_points(
+    problem: Problem, weights: Array, count: int = STARTS
+) -> tuple[Array, Array]:
+    """Improve the best `count` points of the grid.
 
     Args:
         problem: the law and its rows.
         weights: (n,) of rows.
         count: how many.
+
+    Returns:
+        Distinct points (k <= count, q) in searched coordinates, and how many starts came to each.
     """
-    law, free = problem.law, _free_names(problem)
-    z = _grid(law, free, problem)
-    z = (
-        _project_coupled(problem, free, z, weights)
-        if _is_coupled(law)
-        else _project(problem, free, z, weights)
-    )
-    z = np.clip(z, problem.coordinates.lower + 0.05, problem.coordinates.upper - 0.05)
+    z = _project(problem, _grid(problem), weights)
     error = (weights * np.abs(problem.residuals(z))).sum(axis=1)
     order = np.argsort(np.where(np.isfinite(error), error, np.inf), kind="stable")
-    return z[order[:count]]
+    z, counts = z[order[:count]], np.ones(min(count, len(z)))
+    for _ in range(2):
+        z, counts = merged(_improve(problem, z, weights), counts)
+    return z, counts
+
+
+def merged(z: Array, counts: Array) -> tuple[Array, Array]:
+    """Rows of z that differ by more than a thousandth, with the counts of those they stand for."""
+    near = np.abs(z[:, None, :] - z[None, :, :]).max(axis=2) < 1e-3
+    kept, label = np.unique(near.argmax(axis=1), return_inverse=True)
+    return z[kept], np.bincount(label, weights=counts)
+
+
+def _improve(problem: Problem, z: Array, weights: Array) -> Array:
+    """Least squares in the exponents, the multipliers projected out after every step.
+
+    A joint search follows the curved valley between E and the exponents in many short steps; with
+    the multipliers projected out there is no valley.
+    """
+    squares = Huber(np.inf)
+    damping = np.full(len(z), 1e-3)
+    now = evaluate(problem, squares, z, weights[None, :])
+    for _ in range(IMPROVEMENTS):
+        step, _ = damped_step(problem, squares, now, z, damping)
+        trial_z = _project(problem, z + step, weights)
+        trial = evaluate(problem, squares, trial_z, weights[None, :])
+        better = trial.value <= now.value
+        now = choose(better, trial, now)
+        z = np.where(better[:, None], trial_z, z)
+        damping = damping * np.where(better, 0.1, 10.0)
+    return z
+
+
+def _project(problem: Problem, z: Array, weights: Array) -> Array:
+    """Replace the multipliers by their best values at the exponents of z, inside the bounds."""
+    coordinates = problem.coordinates
+    z = np.clip(z, coordinates.lower, coordinates.upper)
+    solve = _coupled_multipliers if _is_coupled(problem.law) else _multipliers
+    return np.clip(solve(problem, z, weights), coordinates.lower + 0.05, coordinates.upper - 0.05)
 
 
 def _free_names(problem: Problem) -> list[str]:
@@ -65,8 +104,8 @@ def _is_coupled(law: Law) -> bool:
     return any(form.intercept == "gamma" for form in law.forms)
 
 
-def _grid(law: Law, free: list[str], problem: Problem) -> Array:
-    axes = []
+def _grid(problem: Problem) -> Array:
+    law, free, axes = problem.law, _free_names(problem), []
     for name in free:
         if _is_coupled(law) and name == "gamma":
             axes.append(tuple(np.log(_COUPLING)))
@@ -84,11 +123,14 @@ def _grid(law: Law, free: list[str], problem: Problem) -> Array:
     return z
 
 
-def _project(problem: Problem, free: list[str], z: Array, weights: Array) -> Array:
-    """Fill in the multipliers that are linear in the loss."""
+def _multipliers(problem: Problem, z: Array, weights: Array) -> Array:
+    """Least squares of the relative loss on the terms that are linear in it."""
+    free = _free_names(problem)
     linear = [free.index(name) for name in _MULTIPLIERS if name in free]
     if not linear:
         return z
+    z = z.copy()
+    z[:, linear] = _ABSENT
     loss = np.exp(problem.log_loss)
     base = problem.law.formula(problem.forms(z), problem.data) / loss
     units = []
@@ -99,8 +141,9 @@ def _project(problem: Problem, free: list[str], z: Array, weights: Array) -> Arr
     return _with_multipliers(z, linear, units, 1.0 - base, weights)
 
 
-def _project_coupled(problem: Problem, free: list[str], z: Array, weights: Array) -> Array:
-    """As `_project` on (loss - E)^(1/gamma), which is linear in A and B at given E and gamma."""
+def _coupled_multipliers(problem: Problem, z: Array, weights: Array) -> Array:
+    """The same for (loss - E)^(1/gamma), which is linear in A and B at given E and gamma."""
+    free = _free_names(problem)
     linear = [free.index(name) for name in ("A", "B") if name in free]
     if not linear:
         return z

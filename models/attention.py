@@ -3,25 +3,14 @@
 Two cells whose attention ran on different kernels are not the same measurement of MFU.
 """
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from enum import StrEnum
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-
-class Attention(StrEnum):
-    """Implementations of causal attention."""
-
-    CPU_FLASH = "cpu_flash"
-    SDPA_FLASH = "sdpa_flash"
-    SDPA_CUDNN = "sdpa_cudnn"
-    SDPA_EFFICIENT = "sdpa_efficient"
-    REFERENCE = "reference"
-
+from models.config import Attention
 
 _BACKENDS = {
     Attention.CPU_FLASH: SDPBackend.FLASH_ATTENTION,
@@ -30,14 +19,12 @@ _BACKENDS = {
     Attention.SDPA_EFFICIENT: SDPBackend.EFFICIENT_ATTENTION,
 }
 
-AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
-
 
 def choose_attention(device: str, dtype: torch.dtype, asked: str = "auto") -> Attention:
     """Turn what was asked into the implementation that will run.
 
     Raises:
-        ValueError: an unknown name, or one that can't run on this device and dtype; says why.
+        ValueError: one that can't run on this device; says why.
     """
     on_cpu = device == "cpu"
     if asked == "auto":
@@ -45,14 +32,12 @@ def choose_attention(device: str, dtype: torch.dtype, asked: str = "auto") -> At
             return Attention.CPU_FLASH
         half = dtype in (torch.bfloat16, torch.float16)
         return Attention.SDPA_FLASH if half else Attention.SDPA_EFFICIENT
-    try:
-        implementation = Attention(asked)
-    except ValueError:
-        known = ", ".join(["auto", *Attention])
-        raise ValueError(f"attention={asked} is unknown; it may be {known}") from None
+    implementation = Attention(asked)
     if implementation is Attention.REFERENCE or on_cpu == (implementation is Attention.CPU_FLASH):
         return implementation
-    raise ValueError(f"attention={asked} does not run on device {device}; try attention=auto")
+    raise ValueError(
+        f"hardware.attention={asked} does not run on device {device}; try hardware.attention=auto"
+    )
 
 
 def attention(q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, implementation: Attention) -> Tensor:

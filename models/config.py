@@ -11,6 +11,16 @@ class Positions(StrEnum):
     LEARNED = "learned"
 
 
+class Attention(StrEnum):
+    """Implementations of causal attention."""
+
+    CPU_FLASH = "cpu_flash"
+    SDPA_FLASH = "sdpa_flash"
+    SDPA_CUDNN = "sdpa_cudnn"
+    SDPA_EFFICIENT = "sdpa_efficient"
+    REFERENCE = "reference"
+
+
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
     """Shape of one size of the ladder.

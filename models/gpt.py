@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import Attention, attention
-from models.config import GPTConfig, Positions
+from models.attention import attention
+from models.config import Attention, GPTConfig, Positions
 
 
 class SelfAttention(nn.Module):

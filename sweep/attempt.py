@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from models.flops import FlopRule, flops_per_token
 from results.provenance import environment, now
 from results.record import Record, RecordStatus
 from results.store import write_record
@@ -29,25 +30,8 @@ from sweep.evaluate import Evaluation, evaluate
 from sweep.folder import SweepFolder
 from sweep.grid import Cell
 from sweep.measure import Measurements, measured_columns
+from sweep.settings import RunSettings
 from sweep.train import Diverged, Trainer, train
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """How an attempt goes; nothing here changes its loss.
-
-    Raises:
-        ValueError: a number out of range.
-    """
-
-    evaluations: int
-    checkpoint_seconds: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.evaluations <= 10_000:
-            raise ValueError(f"run.evaluations={self.evaluations} must lie between 0 and 10,000")
-        if not self.checkpoint_seconds >= 0:
-            raise ValueError(f"run.checkpoint_seconds={self.checkpoint_seconds:g} is negative")
 
 
 @dataclass(frozen=True)
@@ -59,6 +43,8 @@ class Progress:
     steps: int
     loss: float
     tokens_per_second: float
+    utilisation: float  # of the matmul peak measured here, PaLM FLOPs
+    seconds_left: float  # of training, at the median step
 
 
 class Stopped(Exception):
@@ -152,7 +138,7 @@ def run_attempt(
 class _Run:
     """The training loop with its evaluations, checkpoints and progress."""
 
-    def __init__(self, attempt, data, device, settings, on_progress, should_stop) -> None:  # noqa: ANN001
+    def __init__(self, attempt, data, device, settings, on_progress, should_stop) -> None:
         self.attempt, self.data, self.device = attempt, data, device
         self.settings, self.on_progress, self.should_stop = settings, on_progress, should_stop
         self.measured = Measurements(started_at=now(), matmul_peak=_matmul_peak(device))
@@ -189,8 +175,7 @@ class _Run:
             self._save()
         if time.perf_counter() - self.told > 0.5:
             self.told = time.perf_counter()
-            rate = cell.batch_tokens / measured.median_step()
-            self.on_progress(Progress(cell.id, step, cell.steps, measured.smooth_loss, rate))
+            self.on_progress(_progress(cell, step, measured))
         if self.should_stop() and step < cell.steps:
             self._save()
             raise Stopped(cell.id)
@@ -226,6 +211,21 @@ class _Run:
         _write_status(self.attempt, "running", self.trainer.step)
 
 
+def _progress(cell: Cell, step: int, measured: Measurements) -> Progress:
+    seconds = measured.median_step()
+    rate = cell.batch_tokens / seconds
+    flops = rate * flops_per_token(cell.model, FlopRule.PALM)
+    return Progress(
+        cell_id=cell.id,
+        step=step,
+        steps=cell.steps,
+        loss=measured.smooth_loss,
+        tokens_per_second=rate,
+        utilisation=flops / measured.matmul_peak,
+        seconds_left=(cell.steps - step) * seconds,
+    )
+
+
 def read_status(path: Path) -> dict[str, Any]:
     """Last status of an attempt; empty where none was written."""
     try:
@@ -259,7 +259,7 @@ def _yaml(values: dict[str, Any]) -> str:
     return "".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items())
 
 
-def _record(attempt, sweep, data, device, measured, ended) -> Record:  # noqa: ANN001
+def _record(attempt, sweep, data, device, measured, ended) -> Record:
     cell, env = attempt.cell, environment()
     unique = min(cell.tokens, data.train.unique_tokens)
     return Record(

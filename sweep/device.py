@@ -7,39 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from models.attention import Attention, choose_attention
+from models.attention import choose_attention
+from models.config import Attention
 from models.hardware import find_peak
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class HardwareSettings:
-    """What a person asked of the device.
-
-    Raises:
-        ValueError: an unknown name or a number out of range.
-    """
-
-    device: str
-    dtype: str
-    attention: str
-    threads: int
-
-    def __post_init__(self) -> None:
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"hardware.device={self.device} is unknown; it may be auto, cpu, cuda")
-        if self.dtype not in DTYPES:
-            raise ValueError(
-                f"hardware.dtype={self.dtype} is unknown; it may be {', '.join(DTYPES)}"
-            )
-        known = ["auto", *Attention]
-        if self.attention not in known:
-            raise ValueError(
-                f"hardware.attention={self.attention} is unknown; it may be {', '.join(known)}"
-            )
-        if not 1 <= self.threads <= 1024:
-            raise ValueError(f"hardware.threads={self.threads} must lie between 1 and 1024")
+from sweep.settings import HardwareSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +57,7 @@ def open_device(asked: HardwareSettings) -> Device:
     if asked.device == "cuda" and not has_cuda:
         raise ValueError("hardware.device=cuda, but torch sees no GPU here; try hardware=cpu")
     name = "cuda" if has_cuda and asked.device != "cpu" else "cpu"
-    dtype = DTYPES[asked.dtype]
+    dtype: torch.dtype = getattr(torch, asked.dtype)
     implementation = choose_attention(name, dtype, asked.attention)
     torch.set_num_threads(asked.threads)
     if name == "cpu":  # costs nothing there; on a GPU it forbids the fast kernels

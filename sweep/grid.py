@@ -214,7 +214,7 @@ def cell_to_dict(cell: Cell) -> dict:
 
 
 def _content(value: object) -> object:
-    """What enters the id: all fields, but one with a default only where it differs from it.
+    """Return what enters the id: all fields, but one with a default only where it differs from it.
 
     So a field that is added later, with a default, leaves the ids of old cells as they were.
     """

@@ -146,7 +146,9 @@ def _build(spec: DataSpec, cache: Path, folder: Path, say: Callable[[str], None]
         "validation_windows_in_training": repeated,
     }
     with (part / "manifest.json").open("w") as f:
-        json.dump({**manifest, "seal": seal(manifest)}, f, indent=1, sort_keys=True, allow_nan=False)
+        json.dump(
+            {**manifest, "seal": seal(manifest)}, f, indent=1, sort_keys=True, allow_nan=False
+        )
         _sync(f)
     if folder.exists():  # damaged; who has mapped its shards keeps them
         folder.rename(part.with_name(f"{part.name}-damaged"))

@@ -1,0 +1,278 @@
+"""Figures. Each draws on the Axes it is given and returns it; none reads, fits, saves or shows.
+
+Tables come from figure_data.py, which names their columns; colours and ticks from plot_style.py.
+A budget without a usable minimum is drawn hollow and dashed, the held-out one in the accent.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.plot_style import (
+    ACCENT,
+    INK,
+    MUTED,
+    PAPER,
+    REFERENCE,
+    SECOND,
+    budget_colours,
+    dress,
+    hover,
+    log_axis,
+    spread,
+)
+from analysis.report_numbers import power
+
+MOST_LABELS = 9
+MOST_TIPS = 1500  # beyond it points are pixels: the page stays under 5 MB
+_LINE_COLOURS = (INK, SECOND, REFERENCE)
+
+
+def plot_profiles(ax: Axes, cells: pd.DataFrame, minima: pd.DataFrame, lines: pd.DataFrame) -> Axes:
+    """IsoFLOP profiles: loss against N, one curve a budget, its fitted minimum a star.
+
+    Args:
+        ax: where to draw.
+        cells: budget (FLOPs), N, loss, tip.
+        minima: budget, N, loss, usable, held_out, tip.
+        lines: budget, N, loss: the fitted parabola, or the cells joined where none was fitted.
+    """
+    colours = budget_colours(cells["budget"])
+    usable = set(minima.loc[minima["usable"], "budget"])
+    held_out = set(minima.loc[minima["held_out"], "budget"])
+    for budget, colour in colours.items():
+        line = lines[lines["budget"] == budget]
+        fitted = budget in usable
+        ax.plot(line["N"], line["loss"], color=colour, ls="-" if fitted else (0, (3, 3)), zorder=2)
+        own = cells[cells["budget"] == budget]
+        _points(ax, own["N"], own["loss"], own["tip"], colour, hollow=not fitted)
+    for m in minima[minima["usable"]].itertuples():
+        edge = ACCENT if m.held_out else PAPER
+        star = ax.scatter([m.N], [m.loss], s=110, marker="*", zorder=5, linewidths=0.9,
+                          color=colours[m.budget], edgecolors=edge)  # fmt: skip
+        hover(star, [m.tip])
+    ax.margins(x=0.08, y=0.06)
+    log_axis(ax, "x", "count")
+    _label_ends(ax, cells, colours, held_out)
+    return dress(ax, "parameters N", "validation loss")
+
+
+def plot_optimum(
+    ax: Axes,
+    what: str,
+    minima: pd.DataFrame,
+    line: pd.DataFrame,
+    references: Mapping[str, float],
+    targets: pd.DataFrame,
+) -> Axes:
+    """N_opt or D_opt against C, its power law, published exponents through its middle.
+
+    Args:
+        ax: where to draw.
+        what: "N" or "D", a column of minima.
+        minima: budget, N, D, usable, held_out, tip; only usable ones are drawn.
+        line: C and value of the fitted power law; may be empty.
+        references: label -> exponent, each drawn as a slope through the middle of the minima.
+        targets: C, value, low, high, tip: forecasts, with NaN where there is no interval.
+    """
+    found = minima[minima["usable"]]
+    colours = budget_colours(minima["budget"])
+    C_all = np.concatenate([found["budget"], line["C"], targets["C"]]).astype(float)
+    if len(found):
+        middle = np.exp(np.log(found[["budget", what]].astype(float)).mean())
+        C = np.geomspace(C_all.min(), C_all.max(), 2)
+        ends = []
+        for dash, exponent in zip(((0, (1, 2)), (0, (4, 2)), (0, (6, 2, 1, 2))), references.values()):
+            value = middle[what] * (C / middle["budget"]) ** exponent
+            ax.plot(C, value, color=REFERENCE, lw=0.9, ls=dash, zorder=1)
+            ends.append(value[-1])
+    ax.plot(line["C"], line["value"], color=INK, zorder=2)
+    for m in found.itertuples():
+        edge = ACCENT if m.held_out else PAPER
+        star = ax.scatter([m.budget], [getattr(m, what)], s=110, marker="*", linewidths=0.9,
+                          color=colours[m.budget], edgecolors=edge, zorder=4)  # fmt: skip
+        hover(star, [m.tip])
+    _forecasts(ax, targets)
+    ax.margins(x=0.06, y=0.08)
+    log_axis(ax, "x", "flops")
+    log_axis(ax, "y", "count")
+    if len(found) and references:
+        _label_lines(ax, C[-1], ends, list(references), REFERENCE)
+    name = "parameters" if what == "N" else "tokens"
+    return dress(ax, "C (FLOPs)", f"optimal {name}, {what}_opt")
+
+
+def plot_min_loss(
+    ax: Axes, minima: pd.DataFrame, lines: pd.DataFrame, predictions: pd.DataFrame
+) -> Axes:
+    """Loss of the minima against C, what laws say of it, and what was predicted of held-out ones.
+
+    Args:
+        ax: where to draw.
+        minima: budget, loss, usable, held_out, tip.
+        lines: name, C, loss: laws fitted on all rows.
+        predictions: C, loss, low, high, tip: intervals of held-out budgets and of targets.
+    """
+    colours = budget_colours(minima["budget"])
+    ends, names = [], []
+    for colour, (name, line) in zip(_LINE_COLOURS, lines.groupby("name", sort=False)):
+        ax.plot(line["C"], line["loss"], color=colour, lw=1.1, zorder=1)
+        ends.append(float(line["loss"].iloc[-1]))
+        names.append(str(name))
+    for m in minima[minima["usable"]].itertuples():
+        edge = ACCENT if m.held_out else PAPER
+        star = ax.scatter([m.budget], [m.loss], s=110, marker="*", linewidths=0.9,
+                          color=colours[m.budget], edgecolors=edge, zorder=4)  # fmt: skip
+        hover(star, [m.tip])
+    _forecasts(ax, predictions.rename(columns={"loss": "value"}))
+    ax.margins(x=0.06, y=0.08)
+    log_axis(ax, "x", "flops")
+    if names:
+        _label_lines(ax, float(lines["C"].max()), ends, names, MUTED)
+    return dress(ax, "C (FLOPs)", "minimum loss")
+
+
+def plot_holdout_error(ax: Axes, errors: pd.DataFrame, targets: Sequence[float]) -> Axes:
+    """Error of held-out predictions against how far each one extrapolated.
+
+    Args:
+        ax: where to draw.
+        errors: ratio (held-out budget over the largest one used), error, low, high (shares of the
+            loss), label, tip.
+        targets: ratios that forecasts extrapolate by, marked on the axis.
+    """
+    ax.axhline(0, color=REFERENCE, lw=0.8, zorder=1)
+    for target in targets:
+        ax.axvline(target, color=ACCENT, lw=0.9, ls=(0, (3, 3)), zorder=1)
+    colours = budget_colours(errors["budget"])
+    for i, e in enumerate(errors.itertuples()):
+        x = e.ratio * 1.02 ** (i - (len(errors) - 1) / 2)  # equal steps of C would hide each other
+        ax.plot([x, x], [100 * e.low, 100 * e.high], color=colours[e.budget], lw=2, alpha=0.6)
+        dot = ax.scatter([x], [100 * e.error], s=30, color=colours[e.budget], edgecolors=PAPER,
+                         linewidths=0.8, zorder=3)  # fmt: skip
+        hover(dot, [e.tip])
+    ratios = [*errors["ratio"], *targets]
+    ax.set_xlim(min(1.0, *ratios), max(ratios, default=10) * 1.6)
+    ends = np.abs(errors[["error", "low", "high"]].to_numpy(float) * 100)
+    reach = 1.25 * np.nanmax(ends, initial=0.5)
+    ax.set_ylim(-reach, reach)
+    log_axis(ax, "x", "ratio")
+    for target in targets:
+        ax.annotate("forecast", (target, reach), (4, -2), textcoords="offset points", va="top",
+                    fontsize=8, color=ACCENT)  # fmt: skip
+    return dress(ax, "times the largest budget used", "predicted over observed loss − 1, %")
+
+
+def plot_residuals(ax: Axes, residuals: pd.DataFrame, x: str, x_label: str) -> Axes:
+    """Residuals of a law: observed over predicted loss, in per cent, against one column.
+
+    Args:
+        ax: where to draw.
+        residuals: budget, residual (a share), tip and the column x.
+        x: column on the horizontal axis, positive.
+        x_label: its name.
+    """
+    ax.axhline(0, color=REFERENCE, lw=0.8, zorder=1)
+    for budget, colour in budget_colours(residuals["budget"]).items():
+        own = residuals[residuals["budget"] == budget]
+        _points(ax, own[x], 100 * own["residual"], own["tip"], colour)
+    reach = 1.2 * np.nanmax(np.abs(100 * residuals["residual"]), initial=0.1)
+    ax.set_ylim(-reach, reach)
+    ax.margins(x=0.06)
+    log_axis(ax, "x", "count")
+    return dress(ax, x_label, "observed over fitted loss − 1, %")
+
+
+def plot_curves(ax: Axes, curves: pd.DataFrame) -> Axes:
+    """Training curves: loss against tokens, one line a cell, coloured by budget.
+
+    Args:
+        ax: where to draw.
+        curves: cell_id, budget, tokens, loss, in the order of tokens.
+    """
+    colours = budget_colours(curves["budget"])
+    for (budget, _), line in curves.groupby(["budget", "cell_id"], sort=True):
+        ax.plot(line["tokens"], line["loss"], color=colours[budget], lw=0.9, alpha=0.85)
+    last = curves.groupby("cell_id").tail(1)
+    if len(last):
+        top = float(np.quantile(curves["loss"], 0.97))
+        ax.set_ylim(last["loss"].min() * 0.98, max(top, last["loss"].max() * 1.05))
+    ax.margins(x=0.06)
+    log_axis(ax, "x", "count")
+    _label_ends(ax, last.rename(columns={"tokens": "N"}), colours, set())
+    return dress(ax, "training tokens", "loss")
+
+
+def plot_by_size(ax: Axes, cells: pd.DataFrame, y: str, y_label: str) -> Axes:
+    """Throughput or utilisation against model size.
+
+    Args:
+        ax: where to draw.
+        cells: N, budget, tip and the column y.
+        y: column on the vertical axis; NaN rows are left out.
+        y_label: its name and unit.
+    """
+    for budget, colour in budget_colours(cells["budget"]).items():
+        own = cells[(cells["budget"] == budget) & np.isfinite(cells[y])]
+        _points(ax, own["N"], own[y], own["tip"], colour)
+    ax.set_ylim(0, 1.15 * np.nanmax(cells[y], initial=1e-9))
+    ax.margins(x=0.08)
+    log_axis(ax, "x", "count")
+    ax.yaxis.set_major_formatter(lambda v, _: f"{v / 1000:g}k" if v >= 1000 else f"{v:g}")
+    return dress(ax, "parameters N", y_label)
+
+
+def _points(
+    ax: Axes, x: pd.Series, y: pd.Series, tips: Sequence[str], colour: str, *, hollow: bool = False
+) -> None:
+    ok = np.isfinite(x.to_numpy(float)) & np.isfinite(y.to_numpy(float))
+    dots = ax.scatter(
+        x[ok], y[ok], s=22, zorder=3, linewidths=1.1 if hollow else 0.7,
+        facecolors=PAPER if hollow else colour, edgecolors=colour if hollow else PAPER,
+        rasterized=bool(ok.sum() > MOST_TIPS),
+    )  # fmt: skip
+    hover(dots, list(pd.Series(tips)[ok.tolist()]))
+
+
+def _forecasts(ax: Axes, targets: pd.DataFrame) -> None:
+    """Open accent diamonds with the bars of their intervals."""
+    for t in targets.itertuples():
+        ax.plot([t.C, t.C], [t.low, t.high], color=ACCENT, lw=2.2, alpha=0.75, zorder=2)
+        mark = ax.scatter([t.C], [t.value], s=38, marker="D", facecolors=PAPER, edgecolors=ACCENT,
+                          linewidths=1.4, zorder=3)  # fmt: skip
+        hover(mark, [t.tip])
+
+
+def _label_ends(
+    ax: Axes, cells: pd.DataFrame, colours: Mapping[float, str], held_out: set[float]
+) -> None:
+    """Name each budget beside the right end of its curve, apart from one another."""
+    low, high = ax.get_xlim()
+    ax.set_xlim(low, high * (high / low) ** 0.16)
+    ends = cells.loc[cells.groupby("budget")["N"].idxmax()].sort_values("budget")
+    ends = ends.iloc[np.unique(np.linspace(0, len(ends) - 1, MOST_LABELS).round().astype(int))]
+    span = ax.get_ylim()[1] - ax.get_ylim()[0]
+    height = span * 10 / (ax.get_window_extent().height * 72 / ax.figure.dpi)
+    # Labels are set left to right: only those at about the same N can touch.
+    near = np.cumsum(np.abs(np.diff(np.log(ends["N"]), prepend=np.nan)) > np.log(high / low) * 0.2)
+    for _, group in ends.groupby(near):
+        for end, y in zip(group.itertuples(), spread(list(group["loss"]), height), strict=True):
+            late = end.budget in held_out
+            ax.annotate(
+                power(end.budget) + (" held out" if late else ""), (end.N, y), (6, 0),
+                textcoords="offset points", va="center", fontsize=8,
+                color=ACCENT if late else colours[end.budget],
+            )  # fmt: skip
+
+
+def _label_lines(
+    ax: Axes, C: float, ends: Sequence[float], names: Sequence[str], colour: str
+) -> None:
+    """Name lines beyond their right ends, apart from one another."""
+    transform, scale = ax.transData, 72 / ax.figure.dpi
+    y = [float(transform.transform((C, end))[1]) * scale for end in ends]
+    for end, own, moved, name in zip(ends, y, spread(y, 10.5), names, strict=True):
+        ax.annotate(name, (C, end), (5, moved - own), textcoords="offset points", va="center",
+                    fontsize=8, color=colour, annotation_clip=False)  # fmt: skip

@@ -1,0 +1,138 @@
+"""Launch on this machine: every planned cell without a terminal record, longest first."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+
+from results.store import terminal_cells
+from slurm.local import WorkerCommand, map_on_workers
+from sweep.data import LEAST_VAL_TOKENS, CellData, check_epochs, open_data, prepare_data
+from sweep.errors import UsageError
+from sweep.folder import LaunchLock, SweepFolder, freeze_plan
+from sweep.live import LaunchTable
+from sweep.predict import predict_cost
+from sweep.resolve import Resolved
+from sweep.settings import HardwareSettings, RunSettings
+
+_WAIT_FOR_LOCK = 10.0  # seconds; workers of a killed launcher need a moment to save and leave
+
+
+def launch(
+    resolved: Resolved,
+    hardware: HardwareSettings,
+    run: RunSettings,
+    workers: int | None,
+    console: Console,
+) -> dict[str, str]:
+    """Train what is not trained yet.
+
+    Returns:
+        What went wrong, by cell; empty when every planned cell has finished.
+
+    Raises:
+        UsageError: another launch holds the sweep, or the plan can't be joined or trained.
+    """
+    folder = resolved.folder
+    folder.make()
+    lock = _hold(folder)
+    try:
+        shards = prepare_data(resolved.data, folder.data_cache, console.print)
+        data = open_data(shards, resolved.data, resolved.grid.cells[0].model.seq_len, verify=True)
+        check_epochs(list(resolved.grid.cells), data, resolved.data.max_epochs)
+        plan = freeze_plan(folder, resolved.planned)
+        done = terminal_cells(folder.records, [p.cell.id for p in plan])
+        todo = [p for p in plan if p.cell.id not in done]
+        bad = {i: s for i, s in done.items() if s != "finished"}
+        if not todo:
+            console.print(f"All {len(plan)} cells of sweep={folder.name} are done.")
+            return bad
+        _warn_if_few_val_tokens(data, console)
+        costs = {p.cell.id: predict_cost(p.cell, resolved.rates, p.data.val_tokens) for p in plan}
+        todo.sort(key=lambda p: -costs[p.cell.id].seconds)
+        slots = _slots(hardware, workers, len(todo))
+        setup = {
+            "root": str(folder.root.resolve()),
+            "sweep": folder.name,
+            "data": str(shards.resolve()),
+            "hardware": asdict(hardware),
+            "run": asdict(run),
+        }
+        commands = _commands(folder, slots, setup, hardware, lock.fd)
+        console.print(
+            f"Training {len(todo)} of {len(plan)} cells of sweep={folder.name}, "
+            f"{len(slots)} at once. Ctrl-C stops; the same command goes on."
+        )
+        predicted = {i: c.seconds for i, c in costs.items()}
+        with LaunchTable(console, plan, done, predicted, len(slots)) as table:
+            map_on_workers([p.cell.id for p in todo], commands, table.on_event)
+        return {**bad, **table.failures}
+    finally:
+        lock.release()
+
+
+def _hold(folder: SweepFolder) -> LaunchLock:
+    lock = LaunchLock(folder)
+    give_up = time.monotonic() + _WAIT_FOR_LOCK
+    while not lock.try_hold():
+        if time.monotonic() > give_up:
+            holder = lock.holder()
+            lock.release()
+            raise UsageError(
+                f"sweep={folder.name} is being launched already ({holder}): wait for it, "
+                "stop it with Ctrl-C, or launch under another name with sweep=NAME"
+            )
+        time.sleep(0.2)
+    return lock
+
+
+def _slots(hardware: HardwareSettings, workers: int | None, cells: int) -> list[dict[str, str]]:
+    """Environment of each worker: one a GPU where there are GPUs, else one a core."""
+    if workers is not None and workers < 1:
+        raise UsageError(f"cluster.workers={workers} must be at least 1")
+    gpus = 0 if hardware.device == "cpu" else _count_gpus()
+    threads = {"OMP_NUM_THREADS": str(hardware.threads), "MKL_NUM_THREADS": str(hardware.threads)}
+    cores = max(1, len(os.sched_getaffinity(0)) // hardware.threads)
+    n = min(workers or gpus or cores, cells)
+    if not gpus:
+        return [threads] * n
+    return [{**threads, "CUDA_VISIBLE_DEVICES": str(i % gpus)} for i in range(n)]
+
+
+def _count_gpus() -> int:
+    import torch  # late: counting GPUs is all that a launcher needs it for
+
+    return torch.cuda.device_count()
+
+
+def _commands(
+    folder: SweepFolder,
+    slots: Sequence[dict[str, str]],
+    setup: dict[str, object],
+    hardware: HardwareSettings,
+    lock_fd: int,
+) -> list[WorkerCommand]:
+    logs = folder.path / "logs"
+    logs.mkdir(exist_ok=True)
+    return [
+        WorkerCommand(
+            argv=[sys.executable, "-P", "-m", "sweep.worker"],
+            setup=setup,
+            env=env,
+            log=logs / f"worker-{i}.log",
+            inherit=(lock_fd,),
+        )
+        for i, env in enumerate(slots)
+    ]
+
+
+def _warn_if_few_val_tokens(data: CellData, console: Console) -> None:
+    tokens = data.val_rows * data.validation.seq_len
+    if tokens < LEAST_VAL_TOKENS:
+        console.print(
+            f"Note: {tokens:,} validation tokens; with fewer than {LEAST_VAL_TOKENS:,} "
+            "differences between cells are noisy. More text or data.validation_share helps."
+        )

@@ -1,0 +1,65 @@
+"""What a cell will cost: seconds, memory and disk, from arithmetic and an assumed rate."""
+
+from dataclasses import dataclass
+
+from models.flops import FlopRule, count_params, flops_per_token
+from sweep.grid import Cell
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What the plan assumes of one device.
+
+    Raises:
+        ValueError: a rate that is not positive.
+    """
+
+    flops_per_second: float
+    token_seconds: float
+    step_seconds: float
+    devices: int
+
+    def __post_init__(self) -> None:
+        if not self.flops_per_second > 0:
+            raise ValueError(
+                f"hardware.flops_per_second={self.flops_per_second:g} must be positive"
+            )
+        for name in ("token_seconds", "step_seconds"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"hardware.{name}={getattr(self, name):g} is negative")
+        if self.devices < 1:
+            raise ValueError(f"hardware.devices={self.devices} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Predicted cost of one cell on one device."""
+
+    seconds: float
+    memory_bytes: float
+    disk_bytes: float
+
+
+def predict_cost(cell: Cell, rates: Rates, val_tokens: int) -> Cost:
+    """Predict one cell.
+
+    Seconds: PaLM FLOPs over the assumed rate, plus a cost for each token and each step; the
+    validation is a third of the training cost of its tokens. Memory: 16 bytes a parameter
+    (weights, gradients, two moments, float32) and what the backward keeps of one batch: about
+    (34 d L + 3 V) numbers a token (Korthikanti et al. 2022, arXiv:2205.05198, section 4.1, with
+    flash attention and float32 logits). Disk: the last checkpoint and a few kB of records.
+    """
+    cfg, N = cell.model, count_params(cell.model).total
+    per_token = flops_per_token(cfg, FlopRule.PALM) / rates.flops_per_second + rates.token_seconds
+    seconds = (cell.tokens + val_tokens / 3) * per_token + cell.steps * rates.step_seconds
+    kept = cell.batch_tokens * (34 * cfg.d_model * cfg.n_layer + 3 * cfg.vocab_size)
+    return Cost(seconds, 16.0 * N + 4.0 * kept, 12.0 * N + 50_000)
+
+
+def predict_wall(costs: list[Cost], devices: int) -> float:
+    """Wall-clock seconds with the longest cells first on `devices` equal devices."""
+    free = [0.0] * devices
+    for cost in sorted(costs, key=lambda c: -c.seconds):
+        soonest = free.index(min(free))
+        free[soonest] += cost.seconds
+    return max(free, default=0.0)

@@ -1,0 +1,86 @@
+"""Worker process of a local launch: trains the cells it is given, one after another.
+
+Speaks the line protocol of slurm.local. Started as `python -P -m sweep.worker`, so that a file of
+the current folder can't stand in for one of our modules.
+"""
+
+import json
+import os
+import queue
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sweep.attempt import Progress, Stopped, claim, run_attempt
+from sweep.data import open_data
+from sweep.device import open_device
+from sweep.folder import SweepFolder, read_plan
+from sweep.settings import HardwareSettings, RunSettings
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    say = _take_stdout()
+    inbox: queue.Queue[dict[str, Any]] = queue.Queue()
+    ended = threading.Event()
+    threading.Thread(target=_listen, args=(inbox, ended), daemon=True).start()
+    setup = inbox.get()["setup"]
+    folder = SweepFolder(Path(setup["root"]), setup["sweep"])
+    plan = {p.cell.id: p for p in read_plan(folder)}
+    device = open_device(HardwareSettings(**setup["hardware"]))
+    settings = RunSettings(**setup["run"])
+    while (message := inbox.get()) and not ended.is_set():
+        planned = plan[message["item"]]
+        data = open_data(Path(setup["data"]), planned.data, planned.cell.model.seq_len)
+        attempt = claim(folder, planned.cell, resume=True)
+        try:
+            record = run_attempt(
+                attempt,
+                folder,
+                data,
+                planned.data,
+                device,
+                settings,
+                on_progress=lambda p: say({"kind": "progress", **_progress(p)}),
+                should_stop=ended.is_set,
+            )
+        except Stopped:
+            return
+        finally:
+            attempt.release()
+        outcome = {"status": record.status, "reason": record.reason, "val_loss": record.val_loss}
+        done = {**outcome, "seconds": record.seconds, "free": True}
+        say({"kind": "done", "item": record.cell_id, **done})
+
+
+def _progress(p: Progress) -> dict[str, Any]:
+    values = asdict(p)
+    return {"item": values.pop("cell_id"), **values}
+
+
+def _listen(inbox: "queue.Queue[dict[str, Any]]", ended: threading.Event) -> None:
+    """Pass on what the parent says; when it falls silent for good, have the cell stop."""
+    for line in sys.stdin:
+        inbox.put(json.loads(line))
+    ended.set()
+    inbox.put({})
+
+
+def _take_stdout():
+    """Keep stdout for the protocol; whatever else prints goes to stderr, the worker's log."""
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def say(message: dict[str, Any]) -> None:
+        try:
+            channel.write(json.dumps(message) + "\n")
+        except BrokenPipeError:
+            pass  # the parent is gone; _listen ends the cell
+
+    return say
+
+
+if __name__ == "__main__":
+    main()
