@@ -8,8 +8,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
+from analysis.diagnosis import (
+    SHAPES,
+    condition_number,
+    profile_points,
+    relative_gradient,
+    searched_covariance,
+    unidentified,
+)
 from analysis.estimators import (
     DOF,
+    L1_DELTA,
     Estimator,
     Huber,
     StudentT,
@@ -18,13 +27,14 @@ from analysis.estimators import (
     log_likelihood,
 )
 from analysis.laws import LAWS, Law, columns
-from analysis.newton import Minimum, active_bounds, bounds, minimise
+from analysis.newton import Minimum, active_bounds, bounds, joined, minimise
 from analysis.objective import LOG_SIGMA_RANGE, Problem, build_problem
 from analysis.starts import merged, starting_points
 
 Array = np.ndarray
 
 SAME_MINIMUM = 1e-6  # relative difference of objectives of starts that ended at one minimum
+HOPS = 4
 GRADIENT_TOLERANCE = 1e-6  # of the size that the gradient's own terms have before they cancel
 
 
@@ -106,8 +116,10 @@ def fit_law(
     held = dict(fixed or {})
     for name in held:
         law.index(name)
-    if _distinct(law, data, log_loss) < len(law.parameters) - len(held):
-        return _unfitted(law, estimator, delta, len(log_loss), held, "too_few")
+    wanted, distinct = len(law.parameters) - len(held), _distinct(law, data)
+    if distinct < wanted:
+        reason = f"{distinct} distinct points cannot fix {wanted} parameters of {law.name}"
+        return _unfitted(law, estimator, delta, len(log_loss), held, "too_few", reason)
     problem = build_problem(law, data, log_loss, held=held, weights=row_weights)
     minimum, counts = search(problem, estimator, delta, row_weights)
     return _summary(problem, minimum, counts, estimator, delta, row_weights, held)
@@ -122,7 +134,7 @@ def rebuild(
     C: ArrayLike | None = None,
     extra: Mapping[str, ArrayLike] | None = None,
 ) -> Problem:
-    """The problem that a fit solved, from the rows that it was given.
+    """Build again the problem that a fit solved, from the rows that it was given.
 
     Raises:
         ValueError: the fit has no parameters, or the rows are not valid.
@@ -160,7 +172,25 @@ def search(problem: Problem, name: str, delta: float, weights: Array) -> tuple[M
         z, counts = merged(z, counts)
     if final.has_noise:
         z = with_noise(problem, z)
-    return minimise(problem, final, z, row), counts
+    return _hop(problem, final, minimise(problem, final, z, row), weights), counts
+
+
+def _hop(problem: Problem, estimator: Estimator, minimum: Minimum, weights: Array) -> Minimum:
+    """Leave the best minimum along its shape parameters; append what lies lower.
+
+    Repeated data and couplings bend the loss so that a search ends in one of several hollows of a
+    flat valley. Held a factor of three away and then released, it finds the next.
+    """
+    columns = [i for i, name in enumerate(problem.free_names()) if name in SHAPES]
+    for _ in range(HOPS if columns and np.isfinite(minimum.value).any() else 0):
+        lowest = np.nanmin(minimum.value)
+        z = minimum.z[np.nanargmin(minimum.value)]
+        away = profile_points(problem, estimator, z, weights, columns)
+        landed = minimise(problem, estimator, away.z, weights[None, :])
+        minimum = joined(minimum, landed)
+        if not np.nanmin(minimum.value) < lowest - SAME_MINIMUM * abs(lowest):
+            break
+    return minimum
 
 
 def stages(name: str, delta: float) -> list[Estimator]:
@@ -219,39 +249,41 @@ def _checked(
     return columns(**arrays), log_loss
 
 
-def _distinct(law: Law, data: Mapping[str, Array], log_loss: Array) -> int:
+def _distinct(law: Law, data: Mapping[str, Array]) -> int:
     axes = ("log_C",) if law.variables == "C" else ("log_N", "log_D")
-    if not len(log_loss):
-        return 0
+    axes += tuple(f"log_{name}" for name in law.needs)
     return len(np.unique(np.stack([data[name] for name in axes], axis=1), axis=0))
 
 
 def _unfitted(
-    law: Law, estimator: str, delta: float, n: int, held: Mapping[str, float], status: str
+    law: Law,
+    estimator: str,
+    delta: float,
+    n: int,
+    held: Mapping[str, float],
+    status: str,
+    reason: str,
 ) -> LawFit:
-    p = len(law.parameters)
-    nothing = np.full(p, np.nan)
-    reason = f"{law.name} has {p - len(held)} parameters; {n} rows cannot fix them"
-    nan = float("nan")
+    nan, nothing = float("nan"), np.full(len(law.parameters), np.nan)
     return LawFit(
-        law,
-        nothing,
-        nothing,
-        estimator,
-        delta,
-        nan,
-        nan,
-        status,
-        reason,
-        n,
-        0,
-        nan,
-        nan,
-        None,
-        {},
-        nan,
-        nan,
-        held,
+        law=law,
+        theta=nothing,
+        internal=nothing,
+        estimator=estimator,
+        delta=delta,
+        objective=nan,
+        gradient_norm=nan,
+        status=status,
+        reason=reason,
+        n=n,
+        starts_n=0,
+        starts_at_optimum=nan,
+        condition=nan,
+        covariance=None,
+        noise={},
+        log_likelihood=nan,
+        aicc=nan,
+        held=held,
     )
 
 
@@ -268,54 +300,69 @@ def _summary(
     estimator = final_estimator(name, delta)
     value = np.where(np.isfinite(minimum.value), minimum.value, np.inf)
     best = int(np.argmin(value))
-    z = minimum.z[best]
     n = len(problem.log_loss)
-    lower, upper = bounds(problem, estimator)
-    active = active_bounds(z, minimum.gradient[best], lower, upper)
-    gradient_norm = float(np.linalg.norm(np.where(active, 0.0, minimum.gradient[best])))
-    theta = coordinates.public(law, z[:q])
-    size = abs(value[best]) + n * 1e-12
-    at_optimum = float(np.average(value <= value[best] + SAME_MINIMUM * size, weights=counts))
-    hessian = minimum.hessian[best]
-    free = ~active
-    scaled, condition = _condition(hessian[np.ix_(free, free)])
-    residual = problem.residuals(z[None, :q])[0]
+    if not np.isfinite(value[best]):
+        return _unfitted(law, name, delta, n, held, "failed", "no start led to a finite objective")
+    z, gradient = minimum.z[best], minimum.gradient[best]
+    active = active_bounds(z, gradient, *bounds(problem, estimator))
+    same = value <= value[best] + SAME_MINIMUM * (abs(value[best]) + n * 1e-12)
+    covariance = searched_covariance(problem, estimator, z, weights, ~active[:q])
+    jacobian = coordinates.jacobian(law, z[:q])
     likelihood = log_likelihood(name, float(value[best]), float(weights.sum()), delta)
-    parameters = q + (2 if estimator.has_noise else 1)
-    status, reason = "ok", None
-    if not minimum.converged[best]:
-        status, reason = "not_converged", "the search ended before the gradient vanished"
-    elif active[:q].any():
-        names = [p for p, fixed in zip(_free(problem), active[:q], strict=True) if fixed]
-        status, reason = "at_bound", f"{', '.join(names)} at the edge of the search"
-    elif not law.has_optimum:
-        status, reason = "no_optimum", f"{law.name} has no interior minimum in N at fixed C"
+    free = ~active
+    gradient_share = relative_gradient(problem, estimator, minimum, best, weights, free)
+    condition = condition_number(minimum.hessian[best][np.ix_(free, free)])
+    status, reason = _status(problem, estimator, name, delta, z, weights, covariance, active[:q])
+    if gradient_share > GRADIENT_TOLERANCE:
+        status = "not_converged"
+        reason = f"the gradient is {gradient_share:.0e} of its terms where the search ended"
     return LawFit(
         law=law,
-        theta=theta,
+        theta=coordinates.public(law, z[:q]),
         internal=coordinates.internal(z[:q]),
         estimator=name,
         delta=delta,
-        objective=float(value[best]),
-        gradient_norm=gradient_norm,
+        objective=float(value[best]) / (L1_DELTA if name == "l1" else 1.0),
+        gradient_norm=float(np.linalg.norm(gradient[free])),
         status=status,
         reason=reason,
         n=n,
         starts_n=int(counts.sum()),
-        starts_at_optimum=at_optimum,
+        starts_at_optimum=float(counts[same[: len(counts)]].sum() / counts.sum()),
         condition=condition,
-        covariance=None,
-        noise=_noise(problem, estimator, z, residual, weights),
+        covariance=None if covariance is None else jacobian @ covariance @ jacobian.T,
+        noise=_noise(problem, estimator, z, weights),
         log_likelihood=likelihood,
-        aicc=aicc(likelihood, parameters, n),
+        aicc=aicc(likelihood, q + (2 if estimator.has_noise else 1), n),
         held=held,
         searched=z,
     )
 
 
-def _free(problem: Problem) -> list[str]:
-    rows = np.argmax(problem.coordinates.free == 1.0, axis=0)
-    return [problem.law.parameters[i] for i in rows]
+def _status(
+    problem: Problem,
+    estimator: Estimator,
+    name: str,
+    delta: float,
+    z: Array,
+    weights: Array,
+    covariance: Array | None,
+    active: Array,
+) -> tuple[str, str | None]:
+    """Status of a converged minimum, and why it is not ok."""
+    law, names = problem.law, problem.free_names()
+    if active.any():
+        at = ", ".join(p for p, held in zip(names, active, strict=True) if held)
+        return "at_bound", f"{at} ran to the edge of the search: the rows do not need it"
+    loose = unidentified(problem, estimator, name, delta, z, weights, covariance)
+    if loose:
+        return "flat", f"{', '.join(loose)} not identified: a factor of 3 fits as well"
+    if not law.has_optimum:
+        return "no_optimum", f"{law.name} has no interior minimum in N at fixed C"
+    theta = problem.coordinates.public(law, z[: problem.size])
+    if not np.isfinite(law.optimum(theta, np.exp(problem.data["log_C"].max()))[0]):
+        return "no_optimum", "an exponent is not positive: the loss has no minimum in N at fixed C"
+    return "ok", None
 
 
 def aicc(log_likelihood: float, parameters: int, n: float) -> float:
@@ -325,18 +372,10 @@ def aicc(log_likelihood: float, parameters: int, n: float) -> float:
     return -2 * log_likelihood + 2 * parameters * n / (n - parameters - 1)
 
 
-def _condition(hessian: Array) -> tuple[Array, float]:
-    root = np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
-    scaled = hessian / np.outer(root, root)
-    values = np.linalg.eigvalsh(scaled)
-    return scaled, float(values[-1] / values[0]) if values[0] > 0 else float("inf")
-
-
-def _noise(
-    problem: Problem, estimator: Estimator, z: Array, residual: Array, weights: Array
-) -> dict[str, float]:
+def _noise(problem: Problem, estimator: Estimator, z: Array, weights: Array) -> dict[str, float]:
     if isinstance(estimator, StudentT):
         q = problem.size
         log_C = float(np.mean(problem.data["log_C"]))
         return {"scale": float(np.exp(z[q])), "slope": float(z[q + 1]), "log_C": log_C, "dof": DOF}
+    residual = problem.residuals(z[None, : problem.size])[0]
     return {"rms": float(np.sqrt(np.average(residual**2, weights=weights)))}

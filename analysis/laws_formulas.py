@@ -80,5 +80,5 @@ def repeated_data(forms: Sequence, data: Columns) -> Jet | Array:
 def _effective_gain(log_repeats: Jet | Array, log_R: Jet | Array) -> Jet | Array:
     """log(effective / unique) after exp(log_repeats) passes with half-life constant R."""
     R = exp(log_R)
-    passes = exp(log_repeats) - 1.0
+    passes = exp(minimum(log_repeats, 30.0)) - 1.0  # e^30 passes: far beyond any, and finite
     return log(1.0 + R - R * exp(-passes * exp(-log_R)))

@@ -22,6 +22,8 @@ class Jet:
     first: dict[int, Array]
     second: dict[tuple[int, int], Array]
 
+    __array_ufunc__ = None  # array - jet is the jet's to compute, not elementwise numpy's
+
     def chain(self, value: Array, slope: Array, curvature: Array) -> Jet:
         """Return f(self) for a scalar function with this value, first and second derivative."""
         first = {i: slope * d for i, d in self.first.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -12,9 +12,9 @@ from analysis.objective import LOG_SIGMA_RANGE, SIGMA_SLOPE_RANGE, Evaluation, P
 Array = np.ndarray
 
 LONGEST_STEP = 2.0  # in coordinates of order one: beyond it a quadratic model says nothing
-# Below these the predicted decrease is rounding: of the objective, and of n residuals of 1e-15.
 RELATIVE_DECREASE = 1e-15
-RESIDUAL_FLOOR = 1e-15
+# Of a log loss. By Cauchy-Schwarz n residuals then blur the objective by ROUNDING sqrt(n objective).
+ROUNDING = 4e-16
 LIGHT_DAMPING = 1e-2
 # Factor on the damping for a ratio of actual to predicted decrease.
 TRUST = ((0.1, 0.25, 0.6, 0.9), (4.0, 1.5, 0.5, 0.1))
@@ -30,6 +30,14 @@ class Minimum:
     hessian: Array
     converged: Array
     iterations: Array
+
+
+def joined(first: Minimum, second: Minimum) -> Minimum:
+    """Rows of both."""
+    parts = [
+        np.concatenate([getattr(first, f.name), getattr(second, f.name)]) for f in fields(Minimum)
+    ]
+    return Minimum(*parts)
 
 
 def bounds(problem: Problem, estimator: Estimator) -> tuple[Array, Array]:
@@ -54,6 +62,7 @@ def minimise(
     *,
     tolerance: float = RELATIVE_DECREASE,
     iterations: int = 200,
+    frozen: Array | None = None,
 ) -> Minimum:
     """Minimise from each row of `start`.
 
@@ -61,6 +70,7 @@ def minimise(
         problem, estimator: what to minimise.
         start: (m, r).
         weights: (m, n) or (1, n) row weights.
+        frozen: (m, r) bool, coordinates that stay where they start.
         tolerance: stop once a Newton step would lower the objective by less than this share.
         iterations: most steps of a row; a row that needs more is not converged.
     """
@@ -76,18 +86,20 @@ def minimise(
         np.zeros(m, dtype=bool),
         np.zeros(m, dtype=int),
     )
+    shared = len(weights) == 1
     rows, damping = np.arange(m), np.full(m, 1e-3)
-    floor = RESIDUAL_FLOOR**2 * problem.log_loss.size
+    total = weights.sum(axis=1)
     for count in range(1, iterations + 1):
-        step, predicted = damped_step(problem, estimator, now, z, damping)
+        step, predicted = damped_step(problem, estimator, now, z, damping, frozen)
         # a damped step is short whatever the gradient, so only a nearly free one can tell
         free = damping <= LIGHT_DAMPING
-        negligible = free & (predicted <= tolerance * np.abs(now.value) + floor)
+        size = np.abs(now.value)
+        rounding = ROUNDING * (np.sqrt(total * size) + total * ROUNDING)
+        negligible = free & (predicted <= tolerance * size + rounding)
         trial_z = np.clip(z + step, lower, upper)
-        shared = len(weights) == 1
         trial = evaluate(problem, estimator, trial_z, weights)
         gain = now.value - trial.value
-        slack = 1e-13 * np.abs(now.value) + floor
+        slack = 1e-13 * size + 4.0 * rounding
         better = np.isfinite(trial.value) & (gain >= np.where(negligible, -slack, 0.0))
         ratio = gain / np.maximum(predicted, 1e-300)
         damping = damping * np.where(better, np.interp(ratio, *TRUST), 5.0)
@@ -102,6 +114,8 @@ def minimise(
             rows, z, damping = rows[stay], z[stay], damping[stay]
             now = Evaluation(now.value[stay], now.gradient[stay], now.hessian[stay])
             weights = weights if shared else weights[stay]
+            total = total if shared else total[stay]
+            frozen = None if frozen is None else frozen[stay]
         if not len(rows):
             break
     return result
@@ -128,12 +142,19 @@ def _store(
 
 
 def damped_step(
-    problem: Problem, estimator: Estimator, now: Evaluation, z: Array, damping: Array
+    problem: Problem,
+    estimator: Estimator,
+    now: Evaluation,
+    z: Array,
+    damping: Array,
+    frozen: Array | None = None,
 ) -> tuple[Array, Array]:
     """Damped Newton step (m, r) of each row and the decrease (m,) that its quadratic predicts."""
     lower, upper = bounds(problem, estimator)
     gradient, hessian = now.gradient, now.hessian
     held = active_bounds(z, gradient, lower, upper)
+    if frozen is not None:
+        held = held | frozen
     if held.any():
         gradient = np.where(held, 0.0, gradient)
         hessian = np.where(held[:, :, None] | held[:, None, :], 0.0, hessian)

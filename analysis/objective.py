@@ -51,13 +51,9 @@ class Coordinates:
         return np.where(law.positive, np.exp(np.where(law.positive, phi, 0.0)), phi)
 
     def jacobian(self, law: Law, z: Array) -> Array:
-        """Derivative of the public parameters with respect to z, (p, q), at one z."""
+        """Differentiate the public parameters with respect to z at one z: (p, q)."""
         scale = np.where(law.positive, self.public(law, z), 1.0)
         return scale[:, None] * (self.centring @ self.free)
-
-    def searched(self, theta: Array) -> Array:
-        """(..., p) internal -> (..., q), dropping what is held."""
-        return theta[..., np.flatnonzero(self.free.any(axis=1) & (self.free.max(axis=1) == 1.0))]
 
 
 @dataclass(frozen=True)
@@ -97,6 +93,11 @@ class Problem:
     def size(self) -> int:
         """Number of searched law parameters, q."""
         return self.coordinates.free.shape[1]
+
+    def free_names(self) -> list[str]:
+        """Names of the searched parameters, in the order of z."""
+        rows = np.argmax(self.coordinates.free == 1.0, axis=0)
+        return [self.law.parameters[i] for i in rows]
 
     def forms(self, z: Array) -> list[Array]:
         """Form values for (m, q) z: (m, n) each, or (m, 1) where all rows agree."""

@@ -38,9 +38,7 @@ _COUPLING = (0.25, 0.5, 1.0, 2.0)
 _E_SHARES = (0.0, 0.3, 0.6, 0.85)
 
 
-def starting_points(
-    problem: Problem, weights: Array, count: int = STARTS
-) -> tuple[Array, Array]:
+def starting_points(problem: Problem, weights: Array, count: int = STARTS) -> tuple[Array, Array]:
     """Improve the best `count` points of the grid.
 
     Args:
@@ -95,17 +93,12 @@ def _project(problem: Problem, z: Array, weights: Array) -> Array:
     return np.clip(solve(problem, z, weights), coordinates.lower + 0.05, coordinates.upper - 0.05)
 
 
-def _free_names(problem: Problem) -> list[str]:
-    rows = np.argmax(problem.coordinates.free == 1.0, axis=0)
-    return [problem.law.parameters[i] for i in rows]
-
-
 def _is_coupled(law: Law) -> bool:
     return any(form.intercept == "gamma" for form in law.forms)
 
 
 def _grid(problem: Problem) -> Array:
-    law, free, axes = problem.law, _free_names(problem), []
+    law, free, axes = problem.law, problem.free_names(), []
     for name in free:
         if _is_coupled(law) and name == "gamma":
             axes.append(tuple(np.log(_COUPLING)))
@@ -125,7 +118,7 @@ def _grid(problem: Problem) -> Array:
 
 def _multipliers(problem: Problem, z: Array, weights: Array) -> Array:
     """Least squares of the relative loss on the terms that are linear in it."""
-    free = _free_names(problem)
+    free = problem.free_names()
     linear = [free.index(name) for name in _MULTIPLIERS if name in free]
     if not linear:
         return z
@@ -142,8 +135,8 @@ def _multipliers(problem: Problem, z: Array, weights: Array) -> Array:
 
 
 def _coupled_multipliers(problem: Problem, z: Array, weights: Array) -> Array:
-    """The same for (loss - E)^(1/gamma), which is linear in A and B at given E and gamma."""
-    free = _free_names(problem)
+    """Do the same for (loss - E)^(1/gamma), which is linear in A and B at given E and gamma."""
+    free = problem.free_names()
     linear = [free.index(name) for name in ("A", "B") if name in free]
     if not linear:
         return z
