@@ -57,9 +57,19 @@ def read_records(path: Path) -> pd.DataFrame:
     paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not paths or not paths[0].exists():
         raise StoreError(f"no records in {path}: has a cell finished? try: isoflop launch")
-    schema = arrow_schema()
-    frame = pa.concat_tables(_read(p, schema) for p in paths).to_pandas()
-    return frame.sort_values(["cell_id", "attempt"], ignore_index=True)
+    return _read_all(paths).to_pandas()
+
+
+def collect_records(folder: Path, path: Path) -> pd.DataFrame:
+    """Write every record under `folder` to one file, and return them.
+
+    Raises:
+        StoreError: as read_records.
+    """
+    records = read_records(folder)
+    # From Arrow to Arrow: pandas would turn NaN, which is a value here, into null.
+    write_table(_read_all(sorted(folder.glob("*.parquet"))), path)
+    return records
 
 
 def results_of(records: pd.DataFrame) -> pd.DataFrame:
@@ -67,8 +77,8 @@ def results_of(records: pd.DataFrame) -> pd.DataFrame:
 
     Later finished attempts are reruns: they measure spread, they don't replace the result.
     """
-    finished = (records["status"] == RecordStatus.FINISHED).to_numpy()
-    terminal = (records["status"] != RecordStatus.FAILED).to_numpy()
+    finished = (records["status"] == str(RecordStatus.FINISHED)).to_numpy()
+    terminal = (records["status"] != str(RecordStatus.FAILED)).to_numpy()
     attempt = records["attempt"].to_numpy()
     order = records.assign(_class=2 - terminal.astype(int) - finished, _rank=attempt)
     order.loc[~finished, "_rank"] = -attempt[~finished]
@@ -83,11 +93,6 @@ def write_table(table: pa.Table, path: Path) -> None:
     part.replace(path)
 
 
-def write_collected(records: pd.DataFrame, path: Path) -> None:
-    """Write records.parquet, with the schema and its version."""
-    write_table(pa.Table.from_pandas(records, schema=arrow_schema(), preserve_index=False), path)
-
-
 def terminal_cells(folder: Path, cell_ids: Iterable[str]) -> dict[str, str]:
     """Cells that need no training, each with the status of its result.
 
@@ -97,11 +102,15 @@ def terminal_cells(folder: Path, cell_ids: Iterable[str]) -> dict[str, str]:
     paths = [p for p in sorted(folder.glob("*.parquet")) if p.name.split(".")[0] in wanted]
     if not paths:
         return {}
-    schema = arrow_schema()
-    frame = pa.concat_tables(_read(p, schema) for p in paths).to_pandas()
-    rows = results_of(frame)
-    rows = rows[rows["status"] != RecordStatus.FAILED]
+    rows = results_of(_read_all(paths).to_pandas())
+    rows = rows[rows["status"] != str(RecordStatus.FAILED)]
     return dict(zip(rows["cell_id"], rows["status"], strict=True))
+
+
+def _read_all(paths: Iterable[Path]) -> pa.Table:
+    schema = arrow_schema()
+    table = pa.concat_tables(_read(p, schema) for p in paths)
+    return table.sort_by([("cell_id", "ascending"), ("attempt", "ascending")])
 
 
 def _read(path: Path, schema: pa.Schema) -> pa.Table:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 
-from results.store import StoreError, read_records, results_of, write_collected, write_table
+from results.store import StoreError, collect_records, read_records, results_of, write_table
 from sweep.errors import UsageError
 from sweep.folder import SweepFolder, read_plan
 
@@ -27,9 +27,9 @@ def collect(folder: SweepFolder) -> Collected:
     Raises:
         UsageError: no such sweep, or no record yet.
     """
-    records = read_sweep_records(folder)
+    read_sweep_records(folder)
+    records = collect_records(folder.records, folder.collected)
     curves = _read_curves(folder, records)
-    write_collected(records, folder.collected)
     write_table(pa.Table.from_pandas(curves, preserve_index=False), folder.curves)
     plan = [p.cell.id for p in read_plan(folder)]
     results = results_of(records)

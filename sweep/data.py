@@ -63,17 +63,33 @@ def prepare_data(settings: DataSettings, cache: Path, say: Callable[[str], None]
         UsageError: text that can't be had, read or split.
     """
     try:
-        path = None if settings.path is None else str(Path(settings.path).expanduser().resolve())
-        spec = DataSpec(
-            name=settings.source,
-            revision=revision_of(settings.source, path),
-            tokenizer=settings.tokenizer,
-            path=path,
-            validation_share=settings.validation_share,
-        )
-        return prepare(spec, cache, say)
+        return prepare(_spec(settings), cache, say)
     except DataError as e:
         raise UsageError(str(e)) from None
+
+
+def find_prepared(settings: DataSettings, cache: Path) -> Path | None:
+    """Return the folder of shards if they are prepared; fetches nothing.
+
+    Raises:
+        UsageError: the text's folder can't be read.
+    """
+    try:
+        folder = cache / _spec(settings).folder_name
+    except DataError as e:
+        raise UsageError(str(e)) from None
+    return folder if folder.is_dir() else None
+
+
+def _spec(settings: DataSettings) -> DataSpec:
+    path = None if settings.path is None else str(Path(settings.path).expanduser().resolve())
+    return DataSpec(
+        name=settings.source,
+        revision=revision_of(settings.source, path),
+        tokenizer=settings.tokenizer,
+        path=path,
+        validation_share=settings.validation_share,
+    )
 
 
 def open_data(folder: Path, settings: DataSettings, seq_len: int, verify: bool = False) -> CellData:

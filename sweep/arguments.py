@@ -1,0 +1,154 @@
+"""From `key=value` words to a typed config, or one line that says which word is wrong.
+
+Hydra composes the config. Two things are kept from it: values that are texts (paths, names, ids),
+which its grammar would mangle (`~/r.csv`, `x=1/r.csv`, `3e912345`), and its tracebacks.
+"""
+
+import re
+from dataclasses import dataclass, fields
+from functools import cache
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.schema import AppConf
+from sweep.errors import UsageError, nearest
+
+TEXT_KEYS = ("root", "sweep", "cell", "record", "points", "curves", "out", "fit.where", "fit.by",
+             "data.path", "data.name", "data.revision", "report.title")  # fmt: skip
+_GROUPS = ("grid", "model", "recipe", "data", "cluster", "hardware", "fit", "report")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A composed config, and which keys the person named."""
+
+    app: AppConf
+    named: tuple[str, ...]
+
+    def groups_named(self, *groups: str) -> frozenset[str]:
+        """Those of the named keys that lie in some groups, as typed."""
+        return frozenset(k for k in self.named if k.split(".")[0] in groups)
+
+
+def parse(verb: str, words: list[str], reads: tuple[str, ...]) -> Arguments:
+    """Compose the config that the words ask for.
+
+    Args:
+        verb: for messages.
+        words: `key=value` each.
+        reads: keys that the verb reads: `grid` is the choice of a group, `grid.*` its keys.
+
+    Raises:
+        UsageError: an unknown key or group, a value of the wrong type, a key that is not read.
+    """
+    texts: dict[str, str] = {}
+    overrides: list[str] = []
+    named: list[str] = []
+    for word in words:
+        key, value = _split(word)
+        _check_read(key, verb, reads)
+        named.append(key)
+        if key in TEXT_KEYS or key.startswith("columns."):
+            texts[key] = value
+        else:
+            overrides.append(word)
+    app = _compose(overrides)
+    for key, value in texts.items():
+        _set_text(app, key, value)
+    return Arguments(app, tuple(named))
+
+
+def quoted(word: str) -> str:
+    """Return a word as Hydra's grammar must see it, for Hydra's own flags (--cfg job)."""
+    key, sep, value = word.partition("=")
+    if not sep or not (key in TEXT_KEYS or key.startswith("columns.")) or value == "null":
+        return word
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped).replace("${", r"\${")
+    return f"{key}='{escaped}'"
+
+
+def _split(word: str) -> tuple[str, str]:
+    key, sep, value = word.partition("=")
+    if not sep or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", key):
+        raise UsageError(f"{word!r} is not key=value, such as grid=smoke or recipe.lr=1e-3")
+    return key, value
+
+
+def _check_read(key: str, verb: str, reads: tuple[str, ...]) -> None:
+    if not _is_known(key):
+        near = nearest(key, _known_keys())
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UsageError(f"{key} is not a key{hint} List them with: isoflop {verb} --cfg job")
+    top = key.split(".")[0]
+    if key in reads or ("." in key and f"{top}.*" in reads):
+        return
+    raise UsageError(
+        f"{key} is not read by isoflop {verb}, so it would change nothing: leave it out. "
+        f"isoflop {verb} reads {', '.join(reads)}"
+    )
+
+
+def _is_known(key: str) -> bool:
+    return key in _known_keys() or key.startswith(("columns.", "fit.fix."))
+
+
+@cache
+def _known_keys() -> tuple[str, ...]:
+    """Every key of the schema, `group.key`, and the groups themselves."""
+    keys = []
+    for f in fields(AppConf):
+        keys.append(f.name)
+        if f.name in (*_GROUPS, "plan", "run"):
+            keys += [f"{f.name}.{sub.name}" for sub in fields(f.default_factory)]
+    return tuple(keys)
+
+
+def _compose(overrides: list[str]) -> AppConf:
+    ConfigStore.instance().store(name="schema", node=AppConf)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("conf", version_base="1.3"):
+            app = OmegaConf.to_object(compose("config", overrides))
+    except (HydraException, OmegaConfBaseException) as e:
+        raise UsageError(_one_line(e)) from None
+    finally:
+        GlobalHydra.instance().clear()
+    return app
+
+
+def _one_line(error: Exception) -> str:
+    """Say in one line what Hydra says in many."""
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    text = " ".join(str(error).split())
+    if match := re.search(
+        r"Could not find '(\w+)/([^']+)'(?: Available options in '\w+': (.*))?", text
+    ):
+        group, name, options = match.groups()
+        known = ", ".join(re.split(r" Config search path", options or "")[0].split())
+        return f"{group}={name} is not a {group}; it may be {known}"
+    deepest = next((c for c in reversed(causes) if getattr(c, "full_key", None)), None)
+    if deepest is not None:
+        said = str(deepest).splitlines()[0]
+        return f"{deepest.full_key}: {said}"
+    return re.sub(r" See https?://\S+.*| Set the environment variable.*", "", text)
+
+
+def _set_text(app: AppConf, key: str, value: str) -> None:
+    group, _, name = key.partition(".")
+    if not value:
+        raise UsageError(f"{key}= has no value")
+    value = None if value == "null" else value
+    if group == "columns":
+        app.columns[name] = value
+    elif name:
+        setattr(getattr(app, group), name, value)
+    else:
+        setattr(app, group, value)

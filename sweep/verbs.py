@@ -1,0 +1,242 @@
+"""What each verb does. Imports are late where a verb alone needs them: a plan needs no torch."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from sweep.arguments import Arguments
+from sweep.errors import UsageError
+from sweep.resolve import hardware_settings, resolve, run_settings, sweep_folder
+
+_CELLS = ("root", "sweep", "grid", "grid.*", "model", "model.*", "recipe", "recipe.*", "data",
+          "data.*")  # fmt: skip
+_HARDWARE = ("hardware", "hardware.*")
+_SWEEP = ("root", "sweep", "grid")
+_FIT = ("fit", "fit.*")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb: its function, the keys it reads, one line of help, an example that works."""
+
+    do: Callable[[Arguments, Console], int]
+    reads: tuple[str, ...]
+    help: str
+    example: str
+
+
+def plan(args: Arguments, console: Console) -> int:
+    """Print the grid; write nothing."""
+    from sweep.plan import print_json, print_table
+
+    hardware_settings(args.app.hardware)
+    resolved = resolve(args.app)
+    _check_data(resolved, console)
+    if args.app.plan.format == "json":
+        print_json(resolved)
+    elif args.app.plan.format == "table":
+        print_table(resolved, console, args.app.hardware.name)
+        console.print(f"Train it with: isoflop launch {_typed(args, 'plan.')}".rstrip())
+    else:
+        raise UsageError(f"plan.format={args.app.plan.format} is unknown; it may be table or json")
+    return 0
+
+
+def prepare(args: Arguments, console: Console) -> int:
+    """Fetch and tokenise the data of a config."""
+    from sweep.data import check_epochs, open_data, prepare_data
+
+    resolved = resolve(args.app)
+    _make_root(resolved.folder.root)
+    shards = prepare_data(resolved.data, resolved.folder.data_cache, console.print)
+    data = open_data(shards, resolved.data, resolved.grid.cells[0].model.seq_len, verify=True)
+    check_epochs(list(resolved.grid.cells), data, resolved.data.max_epochs)
+    console.print(
+        f"data={args.app.data.name}: {len(data.tokens.train):,} training and "
+        f"{len(data.tokens.validation):,} validation tokens in {shards}, checksums right.",
+        highlight=False,
+    )
+    console.print(f"Train on it with: isoflop launch {_typed(args)}".rstrip())
+    return 0
+
+
+def launch(args: Arguments, console: Console) -> int:
+    """Train every planned cell without a terminal record."""
+    from sweep.launch import launch as launch_sweep
+
+    app, resolved = args.app, resolve(args.app)
+    bad = launch_sweep(
+        resolved,
+        hardware_settings(app.hardware),
+        run_settings(app.run),
+        app.cluster.workers,
+        console,
+    )
+    for cell_id, reason in bad.items():
+        console.print(f"{cell_id}: {reason}", markup=False)
+    console.print(f"Next: isoflop collect {_where(args)}")
+    return 1 if bad else 0
+
+
+def run(args: Arguments, console: Console) -> int:
+    """Train one cell, here and now."""
+    if args.app.cell is None:
+        raise UsageError("run needs cell=ID; list the ids with: isoflop plan")
+    hardware, settings = hardware_settings(args.app.hardware), run_settings(args.app.run)
+    from sweep.rerun import find_cell, measure_speed, rerun  # imports torch: after cheap checks
+
+    changed = args.groups_named("grid", "model", "recipe", "data") - {"grid"}
+    found = find_cell(resolve(args.app), args.app.cell, args.app.record, changed)
+    if args.app.run.steps is not None:
+        measure_speed(found, hardware, args.app.run.steps, console)
+        return 0
+    record = rerun(found, hardware, settings, console)
+    console.print(f"Next: isoflop collect {_where(args)}")
+    return 0 if record.status == "finished" else 1
+
+
+def status(args: Arguments, console: Console) -> int:
+    """Count planned, finished and failed cells by budget."""
+    from sweep.status import print_status
+
+    return print_status(sweep_folder(args.app), console)
+
+
+def collect(args: Arguments, console: Console) -> int:
+    """Gather record files into records.parquet and curves.parquet."""
+    from sweep.collect import collect as collect_sweep
+
+    folder = sweep_folder(args.app)
+    got = collect_sweep(folder)
+    console.print(
+        f"{len(got.records)} records and {len(got.curves)} curve rows in {folder.collected} and "
+        f"{folder.curves.name}: {got.planned - len(got.missing)} of {got.planned} planned cells.",
+        highlight=False,
+    )
+    if got.missing:
+        console.print(f"Missing: {', '.join(got.missing[:5])}{' …' * (len(got.missing) > 5)}")
+    console.print(f"Next: isoflop fit {_where(args)}")
+    return 0
+
+
+def fit(args: Arguments, console: Console) -> int:
+    """Fit laws to a collected sweep or to anybody's points."""
+    from sweep.fitting import fit_points, fit_sweep
+
+    if args.app.points is None:
+        fit_sweep(args.app, sweep_folder(args.app), console)
+        console.print(f"Next: isoflop report {_where(args)}")
+    else:
+        out = fit_points(args.app, _out(args), console)
+        console.print(f"Next: isoflop report points={args.app.points} out={out}", markup=False)
+    return 0
+
+
+def report(args: Arguments, console: Console) -> int:
+    """Write report.html, report.md and the figures."""
+    from sweep.reporting import report_points, report_sweep
+
+    if args.app.points is None:
+        page = report_sweep(args.app, sweep_folder(args.app), console, _command(args, "report"))
+    else:
+        page = report_points(args.app, _out(args), console, _command(args, "report"))
+    console.print(f"Open {page}", highlight=False, markup=False)
+    return 0
+
+
+def demo(args: Arguments, console: Console) -> int:
+    """Prepare, launch, collect, fit and report, one after another."""
+    for step in (launch, collect, fit, report):
+        console.rule(step.__name__)
+        code = step(args, console)
+        if code:
+            return code
+    return 0
+
+
+VERBS: dict[str, Verb] = {
+    "prepare": Verb(prepare, _CELLS, "fetch and tokenise the data once", "isoflop prepare"),
+    "plan": Verb(
+        plan,
+        (*_CELLS, *_HARDWARE, "plan.*"),
+        "cells, predicted cost, what is left out and why; writes nothing",
+        "isoflop plan grid=smoke",
+    ),
+    "launch": Verb(
+        launch,
+        (*_CELLS, *_HARDWARE, "cluster", "cluster.*", "run.*"),
+        "train every planned cell that has no result yet",
+        "isoflop launch grid=smoke",
+    ),
+    "run": Verb(
+        run,
+        (*_CELLS, *_HARDWARE, "cell", "record", "run.*"),
+        "train one cell, here and now, and compare",
+        "isoflop run grid=smoke cell=c1.4e10-n11k",
+    ),
+    "status": Verb(status, _SWEEP, "what is done, running, failed", "isoflop status grid=smoke"),
+    "collect": Verb(collect, _SWEEP, "records to records.parquet", "isoflop collect grid=smoke"),
+    "fit": Verb(
+        fit,
+        (*_SWEEP, "points", "curves", "out", "columns.*", *_FIT),
+        "laws with intervals, from a sweep or anybody's points",
+        "isoflop fit grid=smoke",
+    ),
+    "report": Verb(
+        report,
+        (*_SWEEP, "points", "out", "columns.*", *_FIT, "report", "report.*"),
+        "one page with the answer, and every figure",
+        "isoflop report grid=smoke",
+    ),
+    "demo": Verb(
+        demo,
+        (*_CELLS, *_HARDWARE, "cluster", "cluster.*", "run.*", *_FIT, "report", "report.*"),
+        "all of it on this machine, in minutes",
+        "isoflop demo",
+    ),
+}
+
+
+def _check_data(resolved, console: Console) -> None:
+    """Compare D with the text where it is prepared already; a plan fetches nothing."""
+    from sweep.data import check_epochs, find_prepared, open_data
+
+    shards = find_prepared(resolved.data, resolved.folder.data_cache)
+    if shards is None:
+        console.print("The data is not prepared yet, so epochs are unknown: isoflop prepare")
+        return
+    data = open_data(shards, resolved.data, resolved.grid.cells[0].model.seq_len)
+    check_epochs(list(resolved.grid.cells), data, resolved.data.max_epochs)
+
+
+def _make_root(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UsageError(f"root={root}: {e.strerror}; name a folder that you can write") from None
+
+
+def _out(args: Arguments) -> Path:
+    if args.app.out is None:
+        raise UsageError("points=FILE needs out=FOLDER to write to")
+    return Path(args.app.out).expanduser()
+
+
+def _typed(args: Arguments, *without: str) -> str:
+    return " ".join(w for w in sys.argv[2:] if not w.startswith(without or ("\0",)))
+
+
+def _where(args: Arguments) -> str:
+    """Return the words that name the sweep again."""
+    return " ".join(w for w in sys.argv[2:] if w.split("=")[0] in _SWEEP)
+
+
+def _command(args: Arguments, verb: str) -> str:
+    import shlex
+
+    words = [w for w in sys.argv[2:] if w.split("=")[0].split(".")[0] in ("root", "sweep", "grid",
+             "points", "out", "columns", "fit", "report")]  # fmt: skip
+    return shlex.join(["isoflop", verb, *words])
