@@ -43,7 +43,7 @@ class Fitted:
         return bool(np.all(np.isfinite(self.fit.theta)))
 
     def value(self, name: str) -> float:
-        """A parameter, NaN where the law has no such one."""
+        """Return a parameter, NaN where the law has no such one."""
         if name not in self.fit.law.parameters:
             return float("nan")
         return float(self.fit.theta[self.fit.law.index(name)])
@@ -127,7 +127,7 @@ def fit_points(
 
 
 def extra_columns(points: Points, law: str) -> dict[str, NDArray]:
-    """The columns that a law needs beyond N, D and C.
+    """Pick the columns that a law needs beyond N, D and C.
 
     Raises:
         ValueError: the table has no such column.

@@ -19,21 +19,21 @@ REACH = np.log(1e4)  # of the search, on both sides of the optimum at C = 6ND
 
 @dataclass(frozen=True)
 class FlopAxis:
-    """log(C / 6ND) = constant + by_N log N + by_D log D."""
+    """log(C / 6ND) = constant + N_slope log N + D_slope log D."""
 
     constant: float = 0.0
-    by_N: float = 0.0
-    by_D: float = 0.0
+    N_slope: float = 0.0
+    D_slope: float = 0.0
 
     @property
     def six_nd(self) -> bool:
-        return self.constant == self.by_N == self.by_D == 0
+        return self.constant == self.N_slope == self.D_slope == 0
 
     def tokens(self, N: ArrayLike, C: ArrayLike) -> NDArray:
         """D that N parameters train on for C FLOPs."""
         log_N = np.log(N)
-        over = np.log(C) - np.log(6) - self.constant - (1 + self.by_N) * log_N
-        return np.exp(over / (1 + self.by_D))
+        over = np.log(C) - np.log(6) - self.constant - (1 + self.N_slope) * log_N
+        return np.exp(over / (1 + self.D_slope))
 
     def optimum(self, law: Law, theta: NDArray, C: float, **extra: ArrayLike) -> tuple:
         """(N, D) of least loss at C, for every row of theta; NaN where there is none.
@@ -70,7 +70,7 @@ class FlopAxis:
 
 
 def flop_axis(points: Points) -> FlopAxis:
-    """The relation of a sweep's rows; exact 6ND where all rows obey it within 1%."""
+    """Fit the relation of a sweep's rows, exactly 6ND where all obey it within 1%."""
     if points.six_nd:
         return FlopAxis()
     log_N, log_D = np.log(points.N), np.log(points.D)
@@ -78,8 +78,8 @@ def flop_axis(points: Points) -> FlopAxis:
     if np.ptp(y) < 0.02:
         return FlopAxis(constant=float(y.mean()))
     X = np.column_stack([np.ones(len(y)), log_N, log_D])
-    constant, by_N, by_D = np.linalg.lstsq(X, y, rcond=None)[0]
+    constant, N_slope, D_slope = np.linalg.lstsq(X, y, rcond=None)[0]
     # Beyond these slopes the relation says that a larger model costs no more.
-    if max(abs(by_N), abs(by_D)) > 0.9:
+    if max(abs(N_slope), abs(D_slope)) > 0.9:
         return FlopAxis(constant=float(y.mean()))
-    return FlopAxis(float(constant), float(by_N), float(by_D))
+    return FlopAxis(float(constant), float(N_slope), float(D_slope))

@@ -1,0 +1,287 @@
+"""The compute-optimal model at a budget that nobody has spent, with what its interval is made of.
+
+Three variances of log loss are kept apart: sampling (other runs would have given another fit),
+form (other laws fit as well), discrepancy (no law is true: what public sweeps' laws missed at such
+an extrapolation).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from analysis.averaging import Average, Combined
+from analysis.fits_file import NAN, UNKNOWN, Conflict, Forecast, Holdout, Pair, Plain
+from analysis.fitted import Fitted, widened
+from analysis.flop_axis import FlopAxis
+from analysis.min_loss import MinLossCurve
+from analysis.points import Points
+from analysis.profiles import Minimum, PowerLaw
+
+RANGES = {"p1": 1e-3, "p5": 5e-3}
+CLAIM = 10.0  # times the largest ratio that was validated
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a forecast is made from."""
+
+    points: Points
+    axis: FlopAxis
+    headline: Fitted
+    average: Average | None
+    plain: Fitted | None
+    minima: tuple[Minimum, ...]
+    N_law: PowerLaw | None
+    curve: MinLossCurve
+    holdout: tuple[Holdout, ...]
+    recipe: str
+    level: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Quantity:
+    """One of log loss, log N, log D: the estimate and draws with sampling and form in them."""
+
+    estimate: float
+    sampling: float
+    form: float
+    draws: NDArray
+
+    def interval(self, level: float, more_variance: float = 0.0) -> Pair:
+        draws = self.draws[np.isfinite(self.draws)]
+        if not np.isfinite(self.estimate) or len(draws) < 20:
+            return UNKNOWN
+        # Quantiles of a normal, one per draw, turn the draws into draws of the wider sum without
+        # another random number.
+        order = (np.argsort(np.argsort(_scramble(len(draws)))) + 0.5) / len(draws)
+        draws = draws + np.sqrt(more_variance) * norm.ppf(order)
+        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        return (float(np.exp(min(low, self.estimate))), float(np.exp(max(high, self.estimate))))
+
+
+def forecast(evidence: Evidence, C: float) -> tuple[Forecast, ...]:
+    """Forecast the optimum at C by the headline law and by the average of forms."""
+    entries = [_by_law(evidence, float(C))]
+    if evidence.average is not None:
+        entries.append(_by_average(evidence, float(C)))
+    return tuple(entries)
+
+
+def conflicts_of(forecasts: tuple[Forecast, ...]) -> tuple[Conflict, ...]:
+    """Where the plain answer and the headline each miss the other's interval."""
+    found = []
+    for f in forecasts:
+        if f.law == "average":
+            continue
+        for quantity in ("N", "loss"):
+            first, second = getattr(f, quantity), getattr(f.plain, quantity)
+            intervals = (
+                getattr(f, f"{quantity}_interval"),
+                getattr(f.plain, f"{quantity}_interval"),
+            )
+            if disagree((first, second), intervals):
+                text = f"{quantity} at C = {f.C:.3g}: {f.law} says {first:.4g}, plain {second:.4g}"
+                found.append(Conflict(f"{quantity}({f.C:.3g})", f.law, "plain", (first, second),
+                                      intervals, text))  # fmt: skip
+    return tuple(found)
+
+
+def disagree(values: Pair, intervals: tuple[Pair, Pair]) -> bool:
+    """Whether neither interval holds the other's estimate."""
+    if not np.isfinite([*values, *intervals[0], *intervals[1]]).all():
+        return False
+    outside_first = not intervals[0][0] <= values[1] <= intervals[0][1]
+    outside_second = not intervals[1][0] <= values[0] <= intervals[1][1]
+    return outside_first and outside_second
+
+
+def _by_law(e: Evidence, C: float) -> Forecast:
+    quantities = _quantities(e.headline, C)
+    if e.average is not None:
+        between = [_between(e.average, C, q.estimate, i) for i, q in enumerate(quantities)]
+        quantities = tuple(
+            _Quantity(q.estimate, q.sampling, form, q.draws)
+            for q, form in zip(quantities, between, strict=True)
+        )
+    return _entry(e, C, e.headline.fit.law.name, quantities, form_in_draws=False)
+
+
+def _by_average(e: Evidence, C: float) -> Forecast:
+    average = e.average
+    by_form = [_quantities(f, C) for f in average.fits]
+    combined = [_combine(average, [q[i] for q in by_form]) for i in range(3)]
+    clusters, level = e.headline.clusters, e.level
+    quantities = tuple(
+        _Quantity(c.estimate, c.sampling, c.form,
+                  widened(c.mixture, c.estimate, clusters, level)) for c in combined
+    )  # fmt: skip
+    return _entry(e, C, "average", quantities, form_in_draws=True)
+
+
+def _combine(average: Average, quantities: list[_Quantity]) -> Combined:
+    rows = len(average.draw_weight)
+    draws = np.stack([q.draws[:rows] for q in quantities], axis=1)
+    return average.combine(np.array([q.estimate for q in quantities]), draws)
+
+
+def _between(average: Average, C: float, estimate: float, index: int) -> float:
+    """Weighted mean square distance of the forms' estimates from this law's."""
+    values = np.array([_at_optimum(f, C)[index] for f in average.fits])
+    known = np.isfinite(values)
+    if not known.any() or not np.isfinite(estimate):
+        return NAN
+    return float(
+        np.average((values[known] - estimate) ** 2, weights=average.weight[known] + 1e-300)
+    )
+
+
+def _at_optimum(f: Fitted, C: float) -> tuple[float, float, float]:
+    N, D = f.optimum(C)
+    if not np.isfinite(N):
+        return NAN, NAN, NAN
+    loss = f.loss(np.array(N), np.array(D), np.array(C))
+    return float(np.log(loss)), float(np.log(N)), float(np.log(D))
+
+
+def _quantities(f: Fitted, C: float) -> tuple[_Quantity, _Quantity, _Quantity]:
+    """Log loss, log N and log D at the optimum, by one law."""
+    estimates = _at_optimum(f, C)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        N, D = f.optimum_draws(C)
+        loss = f.fit.law.loss(f.draws, N, D, C=np.full_like(N, C))
+        logs = (np.log(loss), np.log(N), np.log(D))
+    out = []
+    for estimate, draws in zip(estimates, logs, strict=True):
+        wide = widened(draws, estimate, f.clusters, f.level)
+        known = wide[np.isfinite(wide)]
+        out.append(_Quantity(estimate, float(np.var(known)) if len(known) else NAN, NAN, wide))
+    return tuple(out)
+
+
+def _entry(
+    e: Evidence, C: float, law: str, quantities: tuple[_Quantity, ...], form_in_draws: bool
+) -> Forecast:
+    loss, N, D = quantities
+    extra = [0.0 if form_in_draws or not np.isfinite(q.form) else q.form for q in quantities]
+    bigger = discrepancy_variance(C / e.points.C.max())
+    status, reason = _claim(e, C, loss)
+    return Forecast(
+        law=law, C=C, N=float(np.exp(N.estimate)), D=float(np.exp(D.estimate)),
+        loss=float(np.exp(loss.estimate)),
+        loss_interval=loss.interval(e.level, extra[0] + bigger),
+        N_interval=N.interval(e.level, extra[1]), D_interval=D.interval(e.level, extra[2]),
+        N_range=_ranges(e, law, C),
+        extrapolation=_extrapolation(e, C, np.exp(N.estimate), np.exp(D.estimate)),
+        variance={"sampling": loss.sampling, "form": loss.form, "discrepancy": bigger},
+        plain=plain_answer(e, C), flop_rule=e.points.flop_rule,
+        N_convention=e.points.N_convention, recipe=e.recipe, status=status, reason=reason,
+    )  # fmt: skip
+
+
+def discrepancy_variance(ratio: float) -> float:
+    """Variance of log loss that laws of public sweeps missed at this extrapolation of C."""
+    return NAN if ratio <= 0 else 0.0
+
+
+def _claim(e: Evidence, C: float, loss: _Quantity) -> tuple[str, str | None]:
+    """Bound what is claimed by what was validated."""
+    if not np.isfinite(loss.estimate):
+        status = e.headline.fit.status
+        reason = e.headline.fit.reason or "the law has no interior optimum at this C"
+        return ("no_optimum" if status == "ok" else status), reason
+    checked = [h for h in e.holdout if np.isfinite(h.z)]
+    if not checked:
+        return "unvalidated", "no held-out budget could be predicted"
+    if abs(checked[-1].z) > 2:
+        return "unvalidated", f"the held-out top budget was missed by {abs(checked[-1].z):.1f} sd"
+    passed = _validated(e)
+    if not C / e.points.C.max() <= CLAIM * passed:
+        ratio = C / e.points.C.max()
+        return "unvalidated", f"{ratio:.3g}x the top budget; these data passed {passed:.3g}x"
+    return "ok", None
+
+
+def _validated(e: Evidence) -> float:
+    """Largest ratio of a held-out budget to the next lower one that was predicted within 2 sd."""
+    return max((h.ratio for h in e.holdout if abs(h.z) <= 2), default=NAN)
+
+
+def _extrapolation(e: Evidence, C: float, N: float, D: float) -> dict[str, float]:
+    p = e.points
+    ratio, seen = D / N, p.D / p.N
+    inside = np.clip(ratio, seen.min(), seen.max()) if np.isfinite(ratio) else NAN
+    return {
+        "C": float(C / p.C.max()), "N": float(N / p.N.max()), "D": float(D / p.D.max()),
+        "tokens_per_param": float(ratio / inside), "validated_C": float(_validated(e)),
+    }  # fmt: skip
+
+
+def _ranges(e: Evidence, law: str, C: float) -> dict[str, Pair]:
+    """N whose loss at C is within .1% and .5% of the least, by the best form where averaged."""
+    f = e.headline
+    if law == "average":
+        f = e.average.fits[int(np.argmax(e.average.weight))]
+    best = f.optimum(C)[0]
+    return {name: _range(f, C, best, excess) for name, excess in RANGES.items()}
+
+
+def _range(f: Fitted, C: float, best: float, excess: float) -> Pair:
+    if not np.isfinite(best):
+        return UNKNOWN
+
+    def loss(x: float) -> float:
+        N = best * np.exp(x)
+        return float(f.loss(np.array(N), f.axis.tokens(N, C), np.array(C)))
+
+    goal = (1 + excess) * loss(0.0)
+    ends = []
+    for reach in (-12.0, 12.0):
+        crosses = loss(reach) > goal
+        ends.append(best * np.exp(brentq(lambda x: loss(x) - goal, *sorted((0.0, reach))))
+                    if crosses else NAN)  # fmt: skip
+    return float(ends[0]), float(ends[1])
+
+
+def plain_answer(e: Evidence, C: float) -> Plain:
+    """Chinchilla + Huber + bootstrap; L_min(C) with the minima's power law; the last D/N kept."""
+    minima, naive = _by_minima(e, C), _naive(e, C)
+    if e.plain is None or not e.plain.usable:
+        reason = "too few points" if e.plain is None else e.plain.fit.reason
+        return Plain(minima=minima, naive=naive, status="failed", reason=reason)
+    loss, N, D = _quantities(e.plain, C)
+    return Plain(
+        loss=float(np.exp(loss.estimate)), N=float(np.exp(N.estimate)),
+        D=float(np.exp(D.estimate)), loss_interval=loss.interval(e.level),
+        N_interval=N.interval(e.level), D_interval=D.interval(e.level), minima=minima,
+        naive=naive, status=e.plain.fit.status, reason=e.plain.fit.reason,
+    )  # fmt: skip
+
+
+def _by_minima(e: Evidence, C: float) -> dict:
+    if not e.curve.usable or e.N_law is None:
+        return {"status": "too_few", "reason": e.curve.reason or "too few minima"}
+    prediction = e.curve.predict(C)
+    N = float(e.N_law(C))
+    return {"loss": prediction.loss, "loss_interval": prediction.interval(e.level), "N": N,
+            "D": float(e.axis.tokens(N, C)), "status": str(e.curve.status),
+            "reason": e.curve.reason}  # fmt: skip
+
+
+def _naive(e: Evidence, C: float) -> dict:
+    """Keep D/N of the dearest budget that has a minimum."""
+    last = [m for m in e.minima if m.usable][-1:]
+    if not last:
+        return {"status": "too_few", "reason": "no budget has a minimum"}
+    ratio = last[0].D / last[0].N
+    low, high = 0.0, 100.0
+    x = brentq(lambda x: float(np.log(e.axis.tokens(np.exp(x), C))) - x - np.log(ratio), low, high)
+    N = float(np.exp(x))
+    return {"N": N, "D": float(e.axis.tokens(N, C)), "tokens_per_param": ratio, "status": "ok"}
+
+
+def _scramble(n: int) -> NDArray:
+    """Give numbers in a fixed order that has nothing to do with the draws' own."""
+    return np.random.default_rng(12345).random(n)

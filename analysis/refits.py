@@ -1,0 +1,55 @@
+"""The headline under other conventions: the same runs, N and C counted otherwise."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from analysis.fit_options import FitOptions
+from analysis.fits_file import NAN, UNKNOWN, Refit, Skipped
+from analysis.fitted import Resampling, fit_points
+from analysis.parametric import exponent_interval
+from analysis.points import N_COLUMNS, Points
+from analysis.profiles import find_minima, power_law
+
+FLOP_RULES = ("palm", "palm_causal", "6nd", "kaplan", "chinchilla")
+
+
+def refits(points: Points, options: FitOptions, resampling: Resampling) -> tuple:
+    """Refit the headline law under every convention that the records hold but the headline's own.
+
+    Args:
+        points: from records; a points table has one N and one C, so nothing is refitted.
+        options: law and estimator.
+        resampling: draws of the interval of a.
+    """
+    if points.other is None or "N_flops" not in points.other:
+        return (Skipped("a points table has one N and one C"),)
+    return tuple(_refit(p, options, resampling) for p in _conventions(points))
+
+
+def _conventions(points: Points) -> Iterator[Points]:
+    """Other N under the sweep's own flop rule, then N = C / 6D under other rules."""
+    rows = points.other
+    for name, column in N_COLUMNS.items():
+        if name != points.N_convention:
+            yield replace(points, N=rows[column].to_numpy(float), N_convention=name)
+    for rule in FLOP_RULES:
+        if rule != points.flop_rule and f"flops_{rule}" in rows:
+            C = rows[f"flops_{rule}"].to_numpy(float)
+            if np.all(np.isfinite(C) & (C > 0)):
+                yield replace(points, C=C, N=C / (6 * points.D), flop_rule=rule,
+                              N_convention="flops")  # fmt: skip
+
+
+def _refit(points: Points, options: FitOptions, resampling: Resampling) -> Refit:
+    fitted = fit_points(points, options.law, options.estimator, options.delta, resampling,
+                        fixed=dict(options.fix))  # fmt: skip
+    usable = [m for m in find_minima(points) if m.usable]
+    # Cells of one budget spend different C under another rule: the slope is against the budget.
+    C, N = np.array([m.budget for m in usable]), np.array([m.N for m in usable])
+    slope = power_law(C, N).exponent if len(np.unique(C)) > 1 else NAN
+    a = float(fitted.fit.law.a(fitted.fit.theta)) if fitted.usable else NAN
+    interval = exponent_interval(fitted, a) if fitted.usable else UNKNOWN
+    return Refit(points.flop_rule, points.N_convention, options.law, a, interval, slope,
+                 fitted.fit.status, fitted.fit.reason)  # fmt: skip
