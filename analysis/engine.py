@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
+from analysis.continuation import follow, thresholds
 from analysis.diagnosis import (
     SHAPES,
     condition_number,
@@ -18,7 +19,6 @@ from analysis.diagnosis import (
 )
 from analysis.estimators import (
     DOF,
-    L1_DELTA,
     Estimator,
     Huber,
     StudentT,
@@ -34,7 +34,10 @@ from analysis.starts import merged, starting_points
 Array = np.ndarray
 
 SAME_MINIMUM = 1e-6  # relative difference of objectives of starts that ended at one minimum
+# Draws of narrower thresholds (l1) stop here: their spread differs by less than a hundredth of it.
+REFIT_DELTA = 1e-4
 HOPS = 4
+REFIT_TOLERANCE = 1e-10  # of the objective: a millionth of a draw's own standard error
 GRADIENT_TOLERANCE = 1e-6  # of the size that the gradient's own terms have before they cancel
 
 
@@ -152,7 +155,11 @@ def refit(fit: LawFit, problem: Problem, weights: Array) -> tuple[Array, Array]:
         theta (m, p) and whether each converged (m,).
     """
     start = np.broadcast_to(fit.searched, (len(weights), len(fit.searched)))
-    minimum = minimise(problem, final_estimator(fit.estimator, fit.delta), start, weights)
+    final = final_estimator(fit.estimator, fit.delta)
+    if isinstance(final, Huber) and final.delta < REFIT_DELTA:
+        start = minimise(problem, Huber(10 * REFIT_DELTA), start, weights, tolerance=1e-6).z
+        final = Huber(REFIT_DELTA)
+    minimum = minimise(problem, final, start, weights, tolerance=REFIT_TOLERANCE)
     return problem.coordinates.public(fit.law, minimum.z[:, : problem.size]), minimum.converged
 
 
@@ -167,8 +174,10 @@ def search(problem: Problem, name: str, delta: float, weights: Array) -> tuple[M
     z, counts = starting_points(problem, weights)
     row = weights[None, :]
     final = final_estimator(name, delta)
-    for stage in stages(name, delta):
-        z = minimise(problem, stage, z, row, tolerance=1e-3, iterations=12).z
+    deltas = thresholds(name, delta)
+    if deltas:
+        z, counts = merged(follow(problem, deltas[:1], deltas[0], z, row, 12), counts)
+        z = follow(problem, deltas[1:], _target(final), z, row, 30)
         z, counts = merged(z, counts)
     if final.has_noise:
         z = with_noise(problem, z)
@@ -193,20 +202,8 @@ def _hop(problem: Problem, estimator: Estimator, minimum: Minimum, weights: Arra
     return minimum
 
 
-def stages(name: str, delta: float) -> list[Estimator]:
-    """Huber losses of falling threshold that lead to the final one.
-
-    A wide threshold is nearly least squares, which converges from anywhere; each narrower one
-    starts where the last ended.
-    """
-    end = {"ls": np.inf, "t4": 1e-2, "l1": 1e-8}.get(name, delta)
-    wide = 3e-2
-    if end >= wide:
-        return []
-    steps = int(np.ceil(np.log(wide / end) / np.log(3.0)))
-    return [
-        Huber(float(d)) for d in np.geomspace(wide, end, steps + 1)[: None if name == "t4" else -1]
-    ]
+def _target(estimator: Estimator) -> float:
+    return estimator.delta if isinstance(estimator, Huber) else np.inf
 
 
 def with_noise(problem: Problem, z: Array) -> Array:
@@ -322,7 +319,7 @@ def _summary(
         internal=coordinates.internal(z[:q]),
         estimator=name,
         delta=delta,
-        objective=float(value[best]) / (L1_DELTA if name == "l1" else 1.0),
+        objective=_objective(problem, name, z, weights, float(value[best])),
         gradient_norm=float(np.linalg.norm(gradient[free])),
         status=status,
         reason=reason,
@@ -370,6 +367,12 @@ def aicc(log_likelihood: float, parameters: int, n: float) -> float:
     if n - parameters - 1 <= 0:
         return float("inf")
     return -2 * log_likelihood + 2 * parameters * n / (n - parameters - 1)
+
+
+def _objective(problem: Problem, name: str, z: Array, weights: Array, minimised: float) -> float:
+    if name != "l1":
+        return minimised
+    return float(weights @ np.abs(problem.residuals(z[None, : problem.size])[0]))
 
 
 def _noise(problem: Problem, estimator: Estimator, z: Array, weights: Array) -> dict[str, float]:

@@ -18,7 +18,7 @@ DOF = 4.0
 # Prior sd of d log sigma / d log C: weak, since a factor e^.25 per e-fold of compute is 18-fold
 # over five decades, yet it keeps the slope defined when all rows share one budget.
 SLOPE_PRIOR_SD = 0.25
-L1_DELTA = 1e-8  # below this the Huber minimum agrees with the L1 one to ten digits
+L1_DELTA = 1e-7  # the Huber minimum here agrees with the L1 one to five digits
 
 
 @dataclass(frozen=True)

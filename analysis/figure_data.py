@@ -77,23 +77,29 @@ def profile_lines(cells: pd.DataFrame, minima: pd.DataFrame) -> pd.DataFrame:
     lies closest to the cells within a factor 4 of the vertex.
 
     Returns:
-        budget, N, loss.
+        budget, N, loss, and `fitted`: "yes" on the parabola, "left" or "right" from its end to the
+        cells outside the window, "no" where there is none.
     """
     found = {m.budget: m for m in minima[minima["usable"]].itertuples()}
-    lines = [cells.iloc[:0][["budget", "N", "loss"]]]
+    lines = [cells.iloc[:0][["budget", "N", "loss"]].assign(fitted="")]
     for budget, own in cells.groupby("budget"):
         m = found.get(budget)
         if m is None:
-            lines.append(own[["budget", "N", "loss"]])
+            lines.append(own[["budget", "N", "loss"]].assign(fitted="no"))
             continue
         x = np.log(own["N"].to_numpy(float) / m.N)
         near = np.abs(x) <= np.log(4.01)
         # The farthest cells fix the curvature: x^2 weighs them so.
         curvature = np.sum((x**2 * (own["loss"] - m.loss))[near]) / np.sum(x[near] ** 4)
         at = np.linspace(min(x[near].min(), 0), max(x[near].max(), 0), SAMPLES)
-        lines.append(pd.DataFrame(
+        parabola = pd.DataFrame(
             {"budget": budget, "N": m.N * np.exp(at), "loss": m.loss + curvature * at**2}
-        ))  # fmt: skip
+        )
+        lines.append(parabola.assign(fitted="yes"))
+        for side, outside, end in (("left", x < at[0], 0), ("right", x > at[-1], -1)):
+            if outside.any():
+                rest = pd.concat([own.loc[outside, ["budget", "N", "loss"]], parabola.iloc[[end]]])
+                lines.append(rest.sort_values("N").assign(fitted=side))
     return pd.concat(lines, ignore_index=True)
 
 
@@ -141,21 +147,24 @@ def law_theta(fits: Fits, name: str) -> list[float] | None:
 
 
 def min_loss_lines(fits: Fits, C: Iterable[float]) -> pd.DataFrame:
-    """Lowest loss that each headline law promises at C = 6ND: name, C, loss."""
+    """Lowest loss at each C as the minima's own curve and the laws say: name, C, loss."""
     C = np.array([c for c in C if known(c)], dtype=float)
-    tables = [pd.DataFrame({"name": [], "C": [], "loss": []})]
-    if len(C):
-        at = np.geomspace(C.min(), C.max(), SAMPLES)
-        for name, label in (("envelope", "L(C)"), ("chinchilla", "chinchilla"), ("coupled", "coupled")):
-            theta = law_theta(fits, name)
-            if theta is None:
-                continue
-            law = LAWS[name]
-            N, D = law.optimum(theta, at) if law.has_optimum else (at / 6, np.ones_like(at))
-            values = law.loss(theta, N, D, C=at)
-            if np.isfinite(values).all():
-                tables.append(pd.DataFrame({"name": label, "C": at, "loss": values}))
-    return pd.concat(tables[1:] or tables, ignore_index=True)
+    tables = []
+    at = np.geomspace(C.min(), C.max(), SAMPLES) if len(C) else C
+    curve = part(part(fits, "approach2"), "min_loss")
+    E, A, gamma = (known(curve.get(k)) for k in ("E", "A", "gamma"))
+    if None not in (E, A, gamma):
+        tables.append(pd.DataFrame({"name": "L(C)", "C": at, "loss": E + A * at**-gamma}))
+    for name in ("chinchilla", "coupled"):
+        theta = law_theta(fits, name)
+        if theta is None:
+            continue
+        N, D = LAWS[name].optimum(theta, at)
+        values = LAWS[name].loss(theta, N, D)
+        if np.isfinite(values).all():
+            tables.append(pd.DataFrame({"name": name, "C": at, "loss": values}))
+    empty = pd.DataFrame({"name": [], "C": [], "loss": []})
+    return pd.concat(tables, ignore_index=True) if tables else empty
 
 
 def holdout_table(fits: Fits) -> pd.DataFrame:
@@ -165,23 +174,21 @@ def holdout_table(fits: Fits) -> pd.DataFrame:
         budget, ratio (to the largest budget used), observed, predicted, predicted_low,
         predicted_high (losses), error, low, high (predicted over observed - 1), tip.
     """
-    observed = {m["budget"]: m["loss"] for m in minimum_table(fits).to_dict("records")}
     rows = []
     for h in entries(fits, "holdout"):
-        budget, error = known(h.get("budget")), known(h.get("min_loss_error"))
-        below = [b for b in observed if budget is not None and b < budget * 0.99]
-        seen = known(observed.get(budget))
-        if error is None or seen is None or not below:
+        budget, far = known(h.get("budget")), known(h.get("ratio"))
+        seen, predicted = known(h.get("min_loss_observed")), known(h.get("min_loss_predicted"))
+        if None in (budget, far, seen, predicted):
             continue
         low, high = known_pair(h.get("min_loss_interval")) or (np.nan, np.nan)
-        predicted, far = seen * np.exp(error), budget / max(below)
+        error = predicted / seen - 1
         tip = (
             f"{power(budget)} FLOPs, {ratio(far)} the largest budget used\n"
-            f"predicted {loss(predicted, (low, high))}, observed {loss(seen)} ({percent(error)})"
+            f"predicted {loss(predicted, (low, high))}\nobserved {loss(seen)} ({percent(error)})"
         )
         rows.append({
             "budget": budget, "ratio": far, "observed": seen, "predicted": predicted,
-            "predicted_low": low, "predicted_high": high, "error": predicted / seen - 1,
+            "predicted_low": low, "predicted_high": high, "error": error,
             "low": low / seen - 1, "high": high / seen - 1, "tip": tip,
         })  # fmt: skip
     columns = "budget ratio observed predicted predicted_low predicted_high error low high tip"

@@ -133,26 +133,50 @@ def summary(figures: list[Figure]) -> Figure | None:
     )  # fmt: skip
 
 
-def save(figure: Figure, folder: Path) -> list[Path]:
+@dataclass(frozen=True)
+class Drawing:
+    """A figure's SVG, and the words of the points in it by the id of their group."""
+
+    svg: bytes
+    words: dict[str, tuple[str, ...]]
+
+
+def render(figure: Figure, *, narrow: bool = False) -> Drawing:
+    """Draw a figure as SVG."""
+    with rc_context(RC):
+        return _svg(figure.draw(narrow=narrow), figure.name)
+
+
+def save(figure: Figure, folder: Path) -> tuple[Drawing, list[Path]]:
     """Write SVG, PNG (twice the screen's density), PDF and the data as CSV, each at once or not.
 
     Nothing in the files depends on the day, so that equal data give equal bytes.
+
+    Returns:
+        The SVG, and the paths written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    with rc_context({**RC, "svg.hashsalt": figure.name}):
+    with rc_context(RC):
         canvas = figure.draw()
-        kinds = {
-            "svg": {"metadata": {"Date": None, "Creator": None}},
-            "png": {"metadata": {"Software": None}, "dpi": 160, "facecolor": "white"},
-            "pdf": {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}},
-        }
-        for kind, options in kinds.items():
-            buffer = io.BytesIO()
-            canvas.savefig(buffer, format=kind, **options)
-            written.append(write_whole(folder / f"{figure.name}.{kind}", buffer.getvalue()))
+        drawing = _svg(canvas, figure.name)
+        png, pdf = io.BytesIO(), io.BytesIO()
+        canvas.savefig(png, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+        nobody = {"CreationDate": None, "Creator": None, "Producer": None}
+        canvas.savefig(pdf, format="pdf", metadata=nobody)
     table = figure.data.drop(columns=["tip"], errors="ignore").to_csv(index=False)
-    return [*written, write_whole(folder / f"{figure.name}.csv", table.encode())]
+    files = {"svg": drawing.svg, "png": png.getvalue(), "pdf": pdf.getvalue(), "csv": table.encode()}
+    return drawing, [write_whole(folder / f"{figure.name}.{k}", v) for k, v in files.items()]
+
+
+def _svg(canvas: Canvas, salt: str) -> Drawing:
+    words = {}
+    for artist in (c for ax in canvas.axes for c in ax.collections if hasattr(c, "tips")):
+        artist.set_gid(f"tips-{len(words)}")
+        words[artist.get_gid()] = () if artist.get_rasterized() else artist.tips
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": salt}):
+        canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return Drawing(buffer.getvalue(), words)
 
 
 def write_whole(path: Path, content: bytes) -> Path:

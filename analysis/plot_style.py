@@ -22,7 +22,7 @@ _DARK = {
     ACCENT: "#ff9a5e", REFERENCE: "#77818c", SECOND: "#c9a2ec",
 }  # fmt: skip
 # Ordered in lightness for both backgrounds, so that budgets stay in order without colour vision.
-_LIGHT_RAMP = ("#8fc79c", "#4fa6a0", "#2f7f9b", "#2d5a8e", "#32357a")
+_LIGHT_RAMP = ("#62b394", "#3d9a9c", "#2b7899", "#2b558b", "#2f3178")
 _DARK_RAMP = ("#3c6a96", "#3c8fa8", "#52b6a9", "#8dd6a6", "#dcf0ac")
 _STEPS = 48
 
@@ -82,7 +82,7 @@ def _ramp(anchors: Sequence[str]) -> list[str]:
 def dress(ax: Axes, x: str, y: str) -> Axes:
     """Name the axes: y above its top end, where it is read without turning the head."""
     ax.set_xlabel(x, loc="right")
-    ax.set_title(y, loc="left", pad=8)
+    ax.set_title(y, loc="left", y=1.03, pad=0)
     ax.grid(axis="y")
     return ax
 

@@ -23,7 +23,7 @@ from analysis.plot_style import (
     log_axis,
     spread,
 )
-from analysis.report_numbers import power
+from analysis.report_numbers import minus, power
 
 MOST_LABELS = 9
 MOST_TIPS = 1500  # beyond it points are pixels: the page stays under 5 MB
@@ -37,25 +37,26 @@ def plot_profiles(ax: Axes, cells: pd.DataFrame, minima: pd.DataFrame, lines: pd
         ax: where to draw.
         cells: budget (FLOPs), N, loss, tip.
         minima: budget, N, loss, usable, held_out, tip.
-        lines: budget, N, loss: the fitted parabola, or the cells joined where none was fitted.
+        lines: budget, N, loss, fitted ("yes" on a parabola, else the cells joined).
     """
     colours = budget_colours(cells["budget"])
     usable = set(minima.loc[minima["usable"], "budget"])
     held_out = set(minima.loc[minima["held_out"], "budget"])
     for budget, colour in colours.items():
-        line = lines[lines["budget"] == budget]
         fitted = budget in usable
-        ax.plot(line["N"], line["loss"], color=colour, ls="-" if fitted else (0, (3, 3)), zorder=2)
+        for kind, line in lines[lines["budget"] == budget].groupby("fitted"):
+            style = {"ls": "-"} if kind == "yes" else {"ls": (0, (3, 3)), "lw": 1.0}
+            ax.plot(line["N"], line["loss"], color=colour, zorder=2, **style)
         own = cells[cells["budget"] == budget]
         _points(ax, own["N"], own["loss"], own["tip"], colour, hollow=not fitted)
     for m in minima[minima["usable"]].itertuples():
         edge = ACCENT if m.held_out else PAPER
-        star = ax.scatter([m.N], [m.loss], s=110, marker="*", zorder=5, linewidths=0.9,
+        star = ax.scatter([m.N], [m.loss], s=150, marker="*", zorder=5, linewidths=1.1,
                           color=colours[m.budget], edgecolors=edge)  # fmt: skip
         hover(star, [m.tip])
     ax.margins(x=0.08, y=0.06)
     log_axis(ax, "x", "count")
-    _label_ends(ax, cells, colours, held_out)
+    _label_ends(ax, cells, held_out)
     return dress(ax, "parameters N", "validation loss")
 
 
@@ -91,7 +92,7 @@ def plot_optimum(
     ax.plot(line["C"], line["value"], color=INK, zorder=2)
     for m in found.itertuples():
         edge = ACCENT if m.held_out else PAPER
-        star = ax.scatter([m.budget], [getattr(m, what)], s=110, marker="*", linewidths=0.9,
+        star = ax.scatter([m.budget], [getattr(m, what)], s=150, marker="*", linewidths=1.1,
                           color=colours[m.budget], edgecolors=edge, zorder=4)  # fmt: skip
         hover(star, [m.tip])
     _forecasts(ax, targets)
@@ -101,7 +102,7 @@ def plot_optimum(
     if len(found) and references:
         _label_lines(ax, C[-1], ends, list(references), REFERENCE)
     name = "parameters" if what == "N" else "tokens"
-    return dress(ax, "C (FLOPs)", f"optimal {name}, {what}_opt")
+    return dress(ax, "C (FLOPs)", f"optimal {name}")
 
 
 def plot_min_loss(
@@ -123,7 +124,7 @@ def plot_min_loss(
         names.append(str(name))
     for m in minima[minima["usable"]].itertuples():
         edge = ACCENT if m.held_out else PAPER
-        star = ax.scatter([m.budget], [m.loss], s=110, marker="*", linewidths=0.9,
+        star = ax.scatter([m.budget], [m.loss], s=150, marker="*", linewidths=1.1,
                           color=colours[m.budget], edgecolors=edge, zorder=4)  # fmt: skip
         hover(star, [m.tip])
     _forecasts(ax, predictions.rename(columns={"loss": "value"}))
@@ -180,6 +181,7 @@ def plot_residuals(ax: Axes, residuals: pd.DataFrame, x: str, x_label: str) -> A
         _points(ax, own[x], 100 * own["residual"], own["tip"], colour)
     reach = 1.2 * np.nanmax(np.abs(100 * residuals["residual"]), initial=0.1)
     ax.set_ylim(-reach, reach)
+    ax.yaxis.set_major_formatter(lambda v, _: minus(f"{v:g}"))
     ax.margins(x=0.06)
     log_axis(ax, "x", "count")
     return dress(ax, x_label, "observed over fitted loss − 1, %")
@@ -201,7 +203,7 @@ def plot_curves(ax: Axes, curves: pd.DataFrame) -> Axes:
         ax.set_ylim(last["loss"].min() * 0.98, max(top, last["loss"].max() * 1.05))
     ax.margins(x=0.06)
     log_axis(ax, "x", "count")
-    _label_ends(ax, last.rename(columns={"tokens": "N"}), colours, set())
+    _label_ends(ax, last.rename(columns={"tokens": "N"}), set())
     return dress(ax, "training tokens", "loss")
 
 
@@ -245,9 +247,7 @@ def _forecasts(ax: Axes, targets: pd.DataFrame) -> None:
         hover(mark, [t.tip])
 
 
-def _label_ends(
-    ax: Axes, cells: pd.DataFrame, colours: Mapping[float, str], held_out: set[float]
-) -> None:
+def _label_ends(ax: Axes, cells: pd.DataFrame, held_out: set[float]) -> None:
     """Name each budget beside the right end of its curve, apart from one another."""
     low, high = ax.get_xlim()
     ax.set_xlim(low, high * (high / low) ** 0.16)
@@ -263,7 +263,7 @@ def _label_ends(
             ax.annotate(
                 power(end.budget) + (" held out" if late else ""), (end.N, y), (6, 0),
                 textcoords="offset points", va="center", fontsize=8,
-                color=ACCENT if late else colours[end.budget],
+                color=ACCENT if late else MUTED,
             )  # fmt: skip
 
 
@@ -271,6 +271,8 @@ def _label_lines(
     ax: Axes, C: float, ends: Sequence[float], names: Sequence[str], colour: str
 ) -> None:
     """Name lines beyond their right ends, apart from one another."""
+    low, high = ax.get_xlim()
+    ax.set_xlim(low, high * (high / low) ** 0.2)
     transform, scale = ax.transData, 72 / ax.figure.dpi
     y = [float(transform.transform((C, end))[1]) * scale for end in ends]
     for end, own, moved, name in zip(ends, y, spread(y, 10.5), names, strict=True):

@@ -99,7 +99,7 @@ def terminal_cells(folder: Path, cell_ids: Iterable[str]) -> dict[str, str]:
     Reads only records of the named cells, so it stays cheap in a large sweep.
     """
     wanted = set(cell_ids)
-    paths = [p for p in sorted(folder.glob("*.parquet")) if p.name.split(".")[0] in wanted]
+    paths = [p for p in sorted(folder.glob("*.parquet")) if p.name.rsplit(".", 2)[0] in wanted]
     if not paths:
         return {}
     rows = results_of(_read_all(paths).to_pandas())
