@@ -1,0 +1,156 @@
+"""The fit verb: from a collected sweep, or anybody's points, to fits.json and a few lines of answer."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import Progress
+
+from analysis.fit import fit
+from analysis.fit_options import FitOptions
+from analysis.fits_file import Fits
+from analysis.points import Points, PointsError, load_points, points_from_records
+from analysis.tables import read_table
+from conf.schema import AppConf
+from results.provenance import environment
+from results.store import StoreError, read_records
+from sweep.errors import UsageError
+from sweep.folder import SweepFolder
+
+
+def fit_sweep(app: AppConf, folder: SweepFolder, console: Console) -> Path:
+    """Fit a collected sweep; writes <root>/<sweep>/fits.json.
+
+    Raises:
+        UsageError: nothing collected, points that can't be fitted, an option of points only.
+    """
+    for key in ("out", "curves"):
+        if getattr(app, key) is not None:
+            raise UsageError(f"{key}= goes with points=FILE; a sweep is fitted in its own folder")
+    if app.columns or app.fit.where or app.fit.by:
+        raise UsageError("columns.*, fit.where and fit.by go with points=FILE, not with a sweep")
+    try:
+        points = sweep_points(app, folder)
+        curves = _sweep_curves(folder)
+        fits = _fit(points, _options(app), curves, console)
+    except PointsError as e:
+        raise UsageError(str(e)) from None
+    _write(fits, folder.fits, console)
+    return folder.fits
+
+
+def fit_points(app: AppConf, out: Path, console: Console) -> Path:
+    """Fit anybody's points; writes fits.json into `out`, and returns that folder.
+
+    Raises:
+        UsageError: a table, column or option that can't be used.
+    """
+    try:
+        points = load_points(Path(app.points).expanduser(), app.columns, app.fit.where)
+        curves = None if app.curves is None else read_table(Path(app.curves).expanduser())
+        fits = _fit(points, _options(app), curves, console)
+    except PointsError as e:
+        raise UsageError(str(e)) from None
+    _write(fits, out / "fits.json", console)
+    return out
+
+
+def sweep_points(app: AppConf, folder: SweepFolder) -> Points:
+    """Points of a collected sweep.
+
+    Raises:
+        UsageError: nothing collected yet.
+        PointsError: no finished cell, or cells that can't be compared.
+    """
+    return points_from_records(collected_records(folder), app.fit.N)
+
+
+def collected_records(folder: SweepFolder) -> pd.DataFrame:
+    """Read records.parquet.
+
+    Raises:
+        UsageError: it is not there, or damaged.
+    """
+    if not folder.collected.exists():
+        raise UsageError(
+            f"sweep={folder.name} is not collected: no {folder.collected}; "
+            f"first: isoflop collect sweep={folder.name}"
+        )
+    try:
+        return read_records(folder.collected)
+    except StoreError as e:
+        raise UsageError(str(e)) from None
+
+
+def _fit(
+    points: Points, options: FitOptions, curves: pd.DataFrame | None, console: Console
+) -> Fits:
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("fit", total=1.0)
+        say: Callable[[str, float], None] = lambda stage, share: bar.update(  # noqa: E731
+            task, completed=share, description=f"fit: {stage}"
+        )
+        return fit(points, options, curves=curves, progress=say)
+
+
+def _options(app: AppConf) -> FitOptions:
+    values: Mapping[str, Any] = vars(app.fit)
+    known = {f.name for f in fields(FitOptions)}
+    chosen = {k: v for k, v in values.items() if k in known and k != "targets"}
+    return FitOptions(**chosen, targets=tuple(app.fit.targets or ()))
+
+
+def _sweep_curves(folder: SweepFolder) -> pd.DataFrame | None:
+    if not folder.curves.exists():
+        return None
+    curves = pd.read_parquet(folder.curves)
+    run = curves["cell_id"] + "." + curves["attempt"].astype(str)
+    frame = pd.DataFrame({"run": run, "N": curves["N_flops"], "D": curves["tokens"]})
+    return frame.assign(C=curves["flops"], loss=curves["eval_loss"], lr=curves["lr"])
+
+
+def _write(fits: Fits, path: Path, console: Console) -> None:
+    env = environment()
+    ours = {k: env[k] for k in ("git_sha", "git_dirty", "code_sha256")}
+    fits.provenance.update(ours)
+    try:
+        fits.write(path)
+    except OSError as e:
+        raise UsageError(f"can't write {path}: {e.strerror}") from None
+    for line in summary_lines(fits.to_json()):
+        console.print(line, highlight=False, markup=False)
+    console.print(f"Wrote {path}", highlight=False, markup=False)
+
+
+def summary_lines(fits: Mapping[str, Any]) -> list[str]:
+    """Say the fit in a few lines: each approach's exponent, the hold-out, the forecast."""
+    level = f"{fits['level']:.0%}"
+    lines = [_exponent(f"approach {i}", fits[f"approach{i}"], level) for i in (1, 2, 3)]
+    top = fits["holdout"][-1]
+    if top.get("min_loss_error") is not None:
+        low, high = top["min_loss_interval"]
+        lines.append(
+            f"hold-out: minimum loss at C={top['budget']:.3g} predicted within "
+            f"{top['min_loss_error']:+.2%}, {level} interval {low:.4f} .. {high:.4f}"
+        )
+    for f in fits["forecast"]:
+        if f.get("N") is not None and f.get("loss_interval"):
+            low, high = f["loss_interval"]
+            lines.append(
+                f"forecast at C={f['C']:.3g} ({f['law']}): N={f['N']:.3g}, D={f['D']:.3g}, loss "
+                f"{f['loss']:.4f} ({level}: {low:.4f} .. {high:.4f}); recipe {f['recipe']}"
+            )
+    return lines
+
+
+def _exponent(name: str, part: Mapping[str, Any], level: str) -> str:
+    a, interval = part.get("a"), (part.get("ci") or {}).get("a")
+    if part.get("N_opt"):
+        a, interval = part["N_opt"]["exponent"], part["N_opt"]["ci"]
+    if a is None:
+        return f"{name}: {part.get('status')}, {part.get('reason') or 'no reason given'}"
+    spread = f" ({level}: {interval[0]:.3f} .. {interval[1]:.3f})" if interval else ""
+    return f"{name}: N_opt ~ C^{a:.3f}{spread}, {part.get('status', 'ok')}"

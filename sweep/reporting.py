@@ -1,0 +1,74 @@
+"""The report verb: from fits.json and records to a page."""
+
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from analysis.fits_file import FitsError, read_fits
+from analysis.points import Points, PointsError, load_points
+from analysis.report import write_report
+from conf.schema import AppConf
+from sweep.errors import UsageError
+from sweep.fitting import collected_records, fit_points, sweep_points
+from sweep.folder import SweepFolder, plan_frame, read_plan
+
+
+def report_sweep(app: AppConf, folder: SweepFolder, console: Console, command: str) -> Path:
+    """Write <root>/<sweep>/report/ from its fits.json; returns the page.
+
+    Raises:
+        UsageError: not collected or not fitted.
+    """
+    records = collected_records(folder)
+    try:
+        fits = read_fits(folder.fits)
+        points = _points_frame(sweep_points(app, folder))
+    except (FitsError, PointsError) as e:
+        raise UsageError(f"{e}; first: isoflop fit sweep={folder.name}") from None
+    plan = read_plan(folder)
+    return _write(
+        folder.report,
+        fits,
+        console,
+        records=records,
+        curves=pd.read_parquet(folder.curves) if folder.curves.exists() else None,
+        plan=plan_frame(plan) if plan else None,
+        points=points,
+        title=app.report.title or f"Scaling laws of {folder.name}",
+        command=command,
+    )
+
+
+def report_points(app: AppConf, out: Path, console: Console, command: str) -> Path:
+    """Fit anybody's points, and write the report beside fits.json; returns the page.
+
+    Raises:
+        UsageError: a table, column or option that can't be used.
+    """
+    fit_points(app, out, console)
+    path = Path(app.points).expanduser()
+    points = load_points(path, app.columns, app.fit.where)
+    return _write(
+        out,
+        read_fits(out / "fits.json"),
+        console,
+        records=None,
+        curves=None,
+        plan=None,
+        points=_points_frame(points),
+        title=app.report.title or f"Scaling laws of {path.name}",
+        command=command,
+    )
+
+
+def _points_frame(points: Points) -> pd.DataFrame:
+    columns = ("N", "D", "C", "loss", "budget", "size_id", "name")
+    return pd.DataFrame({c: getattr(points, c) for c in columns})
+
+
+def _write(out: Path, fits: dict, console: Console, **what) -> Path:
+    try:
+        return write_report(out, fits, **what)[0]
+    except OSError as e:
+        raise UsageError(f"can't write the report to {out}: {e.strerror}") from None
