@@ -103,11 +103,11 @@ def _sound(f: Fitted) -> bool:
 def _draw_criterion(f: Fitted, log_loss: NDArray, points: Points, weights: NDArray) -> NDArray:
     """AICc of each draw, (draws,), from the t4 likelihood of its residuals on its own resample."""
     n, parameters = len(points), f.draws.shape[1] - len(f.fit.held) + 2
-    theta = f.draws[: len(weights), None, :]
+    fine = np.isfinite(f.draws[: len(weights)]).all(axis=1)
+    theta = f.draws[: len(weights)][fine][:, None, :]
     residual = np.log(f.fit.law.loss(theta, points.N, points.D, C=points.C)) - log_loss
     out = np.full(len(weights), np.inf)
-    fine = np.isfinite(residual).all(axis=1)
-    out[fine] = -2 * _profiled_likelihood(residual[fine], weights[fine])
+    out[fine] = -2 * _profiled_likelihood(residual, weights[fine])
     spare = n - parameters - 1
     return out + (2 * parameters * n / spare if spare > 0 else np.inf)
 

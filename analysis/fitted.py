@@ -53,8 +53,9 @@ class Fitted:
         return self.fit.law.loss(self.fit.theta, N, D, C=C, **extra)
 
     def loss_draws(self, N: NDArray, D: NDArray, C: NDArray | None = None, **extra) -> NDArray:
-        """Loss of every draw, (draws, n)."""
-        return self.fit.law.loss(self.draws[:, None, :], N, D, C=C, **extra)
+        """Loss of every draw, (draws, n); NaN rows where a draw did not converge."""
+        with np.errstate(invalid="ignore"):
+            return self.fit.law.loss(self.draws[:, None, :], N, D, C=C, **extra)
 
     def optimum(self, C: float) -> tuple[float, float]:
         """(N, D) at the fit."""

@@ -171,7 +171,7 @@ def _entry(
     return Forecast(
         law=law, C=C, N=float(np.exp(N.estimate)), D=float(np.exp(D.estimate)),
         loss=float(np.exp(loss.estimate)),
-        loss_interval=loss.interval(e.level, extra[0] + bigger),
+        loss_interval=loss.interval(e.level, np.nansum([extra[0], bigger])),
         N_interval=N.interval(e.level, extra[1]), D_interval=D.interval(e.level, extra[2]),
         N_range=_ranges(e, law, C),
         extrapolation=_extrapolation(e, C, np.exp(N.estimate), np.exp(D.estimate)),
@@ -183,7 +183,7 @@ def _entry(
 
 def discrepancy_variance(ratio: float) -> float:
     """Variance of log loss that laws of public sweeps missed at this extrapolation of C."""
-    return NAN if ratio <= 0 else 0.0
+    return NAN
 
 
 def _claim(e: Evidence, C: float, loss: _Quantity) -> tuple[str, str | None]:

@@ -157,7 +157,7 @@ def _minimum(points: Points, budget: float, cells: NDArray, method: Method) -> M
         return _akima_minimum(points, budget, cells)
     if method is Method.WINDOWED:
         cells = cells[_window(x, y)]
-    return _parabola_minimum(points, budget, cells, span=(x.min(), x.max()), lowest=x[y.argmin()])
+    return _parabola_minimum(points, budget, cells, lowest=float(x[y.argmin()]))
 
 
 def _window(x: NDArray, y: NDArray) -> NDArray:
@@ -178,9 +178,7 @@ def _window(x: NDArray, y: NDArray) -> NDArray:
     return keep
 
 
-def _parabola_minimum(
-    points: Points, budget: float, cells: NDArray, span: tuple[float, float], lowest: float
-) -> Minimum:
+def _parabola_minimum(points: Points, budget: float, cells: NDArray, lowest: float) -> Minimum:
     x, y = np.log(points.N[cells]), points.loss[cells]
     vertex, loss, curvature = _vertex(x, y)
     bare = Minimum(budget, MinimumStatus.FAILED, n=len(cells), cells=cells)
@@ -189,10 +187,9 @@ def _parabola_minimum(
     if curvature <= 0:
         reason = "the profile bends down: no minimum"
         return replace(bare, status=MinimumStatus.CONCAVE, reason=reason)
-    if not span[0] <= vertex <= span[1]:
-        side = "below the smallest" if vertex < span[0] else "above the largest"
-        reason = f"the minimum lies {side} model of this budget"
-        return replace(bare, status=MinimumStatus.EDGE, reason=reason)
+    outside = _outside(np.log(points.N[points.budget == budget]), vertex, lowest)
+    if outside is not None:
+        return replace(bare, status=MinimumStatus.EDGE, reason=outside)
     status, reason = _centring(np.log(points.N[points.budget == budget]), vertex, lowest)
     log_D = np.polyval(np.polyfit(x - vertex, np.log(points.D[cells]), 1), 0.0)
     X = np.vander(x - vertex, 3)
@@ -224,6 +221,19 @@ def _akima_minimum(points: Points, budget: float, cells: NDArray) -> Minimum:
         bare, status=status, reason=reason, N=float(np.exp(fine[best])),
         D=float(np.exp(np.interp(fine[best], sizes, log_D))), loss=float(curve[best]),
     )  # fmt: skip
+
+
+def _outside(x: NDArray, vertex: float, lowest: float) -> str | None:
+    """Say why the minimum is not bracketed: beyond the sizes, or on the rim beside the lowest."""
+    sizes = np.unique(x)
+    if not sizes[0] <= vertex <= sizes[-1]:
+        side = "below the smallest" if vertex < sizes[0] else "above the largest"
+        return f"the minimum lies {side} model of this budget"
+    if lowest == sizes[0] and vertex < sizes[1]:
+        return "the smallest model has the lowest loss: nothing brackets the minimum"
+    if lowest == sizes[-1] and vertex > sizes[-2]:
+        return "the largest model has the lowest loss: nothing brackets the minimum"
+    return None
 
 
 def _centring(x: NDArray, vertex: float, lowest: float) -> tuple[MinimumStatus, str | None]:

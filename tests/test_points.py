@@ -1,0 +1,280 @@
+"""Tables that people bring: mapped, checked and grouped, or refused in one line."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from analysis.grouping import Grouping, group_by_compute
+from analysis.points import (
+    PointsError,
+    check_comparable,
+    load_points,
+    points_from_frame,
+    points_from_records,
+)
+from analysis.tables import LARGEST_BYTES
+
+FRAME = pd.DataFrame(
+    {
+        "N": [1e6, 2e6, 4e6, 8e6] * 2,
+        "D": [8e7, 4e7, 2e7, 1e7, 8e8, 4e8, 2e8, 1e8],
+        "loss": [3.2, 3.1, 3.12, 3.3, 2.8, 2.7, 2.65, 2.72],
+    }
+)
+
+
+@pytest.fixture
+def table(tmp_path):
+    def write(frame: pd.DataFrame, name: str = "runs.csv") -> Path:
+        path = tmp_path / name
+        frame.to_csv(path, index=False)
+        return path
+
+    return write
+
+
+def test_any_two_of_three_give_the_third():
+    C = 6 * FRAME.N * FRAME.D
+    whole = points_from_frame(FRAME.assign(C=C))
+    for missing in ("N", "D", "C"):
+        part = points_from_frame(FRAME.assign(C=C).drop(columns=missing))
+        for name in ("N", "D", "C"):
+            np.testing.assert_allclose(getattr(part, name), getattr(whole, name), rtol=1e-12)
+        assert part.flop_rule == "6nd"
+    assert len(whole.budgets) == 2
+    assert whole.grouping is Grouping.WITHIN_2_PERCENT
+
+
+def test_another_flop_rule_is_given_not_6nd():
+    points = points_from_frame(FRAME.assign(C=8 * FRAME.N * FRAME.D))
+    assert points.flop_rule == "given"
+    assert not points.six_nd
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_formats_agree(tmp_path, suffix):
+    path = tmp_path / f"a b=c, (1).{suffix}"
+    {
+        "csv": lambda: FRAME.to_csv(path, index=False),
+        "parquet": lambda: FRAME.to_parquet(path),
+        "jsonl": lambda: FRAME.to_json(path, orient="records", lines=True),
+    }[suffix]()
+    points = load_points(path)
+    np.testing.assert_array_equal(points.loss, FRAME.loss)
+    assert points.path == str(path)
+    assert len(points.sha256) == 64
+
+
+def test_mapping_where_and_exclusions(table):
+    frame = FRAME.rename(columns={"N": "params", "loss": "val"}).assign(
+        drop=[False, True] + [False] * 6, set=["a"] * 4 + ["b"] * 4
+    )
+    columns = {"N": "params", "loss": "val", "excluded": "drop"}
+    points = load_points(table(frame), columns, "params < 8e6")
+    assert len(points) == 5
+    assert [e.row for e in points.excluded] == [1]
+    assert list(points.row) == [0, 2, 4, 5, 6]
+
+
+def test_integers_too_large_for_64_bits_are_numbers(table):
+    frame = FRAME.assign(N=[2 * 10**20 + i for i in range(8)], D=[3 * 10**21] * 8)
+    points = load_points(table(frame))
+    np.testing.assert_allclose(points.N, 2e20)
+
+
+BAD = {
+    "no loss": (FRAME.rename(columns={"loss": "val_loss"}), r"'val_loss': columns.loss=val_loss"),
+    "no N": (FRAME.rename(columns={"N": "n_params"}), r"columns.N=n_params"),
+    "NaN": (FRAME.assign(loss=[np.nan] + [3.0] * 7), r"loss .* 1 of 8 rows \(row 0"),
+    "infinite": (FRAME.assign(D=[1e8] * 7 + [np.inf]), r"D .* \(row 7"),
+    "negative": (FRAME.assign(loss=[3.0, -1.0, 0.0] + [3.0] * 5), r"2 of 8 rows \(row 1, 2"),
+    "words": (FRAME.assign(N=["7B"] + ["1e6"] * 7), r"'7B'"),
+    "swapped": (FRAME.rename(columns={"N": "D", "D": "N"}), r"swapped"),
+    "units": (FRAME.assign(N=FRAME.N / 1e6), r"N is in parameters"),
+    "mixed": (FRAME.assign(C=[1.0, *(6 * FRAME.N * FRAME.D)[1:]]), r"in 1 of 8 rows"),
+    "all out": (FRAME.assign(excluded=True), r"every row is excluded"),
+    "flag": (FRAME.assign(excluded="perhaps"), r"use true or false"),
+    "no rows": (FRAME.iloc[:0], r"no rows"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_tables_say_where(table, case):
+    frame, text = BAD[case]
+    with pytest.raises(PointsError, match=text) as error:
+        load_points(table(frame))
+    assert "\n" not in str(error.value)
+
+
+def test_bad_files_say_what(tmp_path):
+    def refused(path: Path, text: str) -> None:
+        with pytest.raises(PointsError, match=text):
+            load_points(path)
+
+    refused(tmp_path, "is a directory")
+    refused(tmp_path / "none.csv", "does not exist")
+    (tmp_path / "empty.csv").touch()
+    refused(tmp_path / "empty.csv", "is empty")
+    (tmp_path / "x.parquet").write_text("N,D,loss\n1,2,3\n")
+    refused(tmp_path / "x.parquet", "can't be read as parquet")
+    (tmp_path / "x.xlsx").write_text("x")
+    refused(tmp_path / "x.xlsx", r"\.csv, \.parquet or \.jsonl")
+    (tmp_path / "b.csv").write_bytes(bytes(range(256)))
+    refused(tmp_path / "b.csv", "b.csv")
+    with (tmp_path / "big.csv").open("wb") as f:
+        f.truncate(LARGEST_BYTES + 1)  # sparse: takes no disk
+    refused(tmp_path / "big.csv", "one row per run")
+
+
+def test_wrong_mapping_and_query_name_what_exists(table):
+    path = table(FRAME)
+    with pytest.raises(PointsError, match="nearest is 'loss'"):
+        load_points(path, {"loss": "los"})
+    with pytest.raises(PointsError, match="use one of N, D, C, loss"):
+        load_points(path, {"n": "N"})
+    with pytest.raises(PointsError, match=r"fit\.where"):
+        load_points(path, where="nothing > 3")
+    with pytest.raises(PointsError, match="selects no row"):
+        load_points(path, where="N < 0")
+
+
+def test_pooled_tokenizers_are_refused_and_a_subset_is_not():
+    frame = FRAME.assign(tokenizer=["bpe"] * 4 + ["bytes"] * 4)
+    with pytest.raises(PointsError, match=r"2 values of tokenizer .*fit.by=tokenizer"):
+        check_comparable(points_from_frame(frame))
+    check_comparable(points_from_frame(frame, where="tokenizer == 'bytes'"))
+
+
+def test_suspicions_are_said_and_stop_nothing():
+    grows = FRAME.assign(loss=2 + 0.3 * np.log(FRAME.D / 1e7) + 1e3 / FRAME.N)
+    assert any("grows with D" in w for w in points_from_frame(grows).warnings)
+    twice = pd.concat([FRAME, FRAME.iloc[[3]]])
+    assert any("repeat another" in w for w in points_from_frame(twice).warnings)
+    assert not points_from_frame(FRAME).warnings
+
+
+def test_grouping_follows_the_lowest_of_a_group():
+    C = np.array([1.0, 1.019, 1.021, 1.04, 5.0, 5.01, 5.02, 5.03]) * 1e18
+    budget, how = group_by_compute(C)
+    assert how is Grouping.WITHIN_2_PERCENT
+    assert [np.flatnonzero(budget == b).tolist() for b in np.unique(budget)] == [
+        [0, 1], [2, 3], [4, 5, 6, 7],
+    ]  # fmt: skip
+
+
+def test_no_shared_budgets_become_log_bins():
+    budget, how = group_by_compute(np.geomspace(1e18, 1e21, 40))
+    assert how is Grouping.LOG_BINS
+    assert np.bincount(np.unique(budget, return_inverse=True)[1]).tolist() == [10] * 4
+
+
+@given(st.lists(st.floats(1e10, 1e25), min_size=1, max_size=60), st.randoms())
+def test_grouping_does_not_depend_on_order(C, random):
+    C = np.array(C)
+    order = np.array(random.sample(range(len(C)), len(C)))
+    np.testing.assert_allclose(group_by_compute(C)[0][order], group_by_compute(C[order])[0])
+
+
+CELL = st.one_of(
+    st.floats(allow_nan=True, allow_infinity=True),
+    st.integers(-(10**30), 10**30),
+    st.sampled_from(["", "nan", "7B", "1e6", "None", "é", '"', "1,5", None]),
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.sampled_from(["N", "D", "C", "loss", "budget", "excluded", "x"]), unique=True),
+    st.data(),
+)
+def test_no_table_causes_anything_but_points_or_a_line(columns, data):
+    rows = data.draw(st.lists(st.tuples(*[CELL] * len(columns)), max_size=6))
+    frame = pd.DataFrame(rows, columns=columns, dtype=object)
+    try:
+        points = points_from_frame(frame)
+    except PointsError as e:
+        assert "\n" not in str(e)  # noqa: PT017 (either outcome is right)
+    else:
+        for values in (points.N, points.D, points.C, points.loss, points.budget):
+            assert np.all(np.isfinite(values) & (values > 0))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(content=st.binary(max_size=300), suffix=st.sampled_from(["csv", "parquet", "jsonl", "tsv"]))
+def test_no_file_causes_anything_but_points_or_a_line(tmp_path, content, suffix):
+    path = tmp_path / f"fuzz.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(PointsError):
+        load_points(path)
+
+
+def test_public_sweeps_load():
+    folder = os.environ.get("ISOFLOP_SHARED_DATA")
+    if not folder:
+        pytest.skip("ISOFLOP_SHARED_DATA is not set")
+    columns = {"excluded": "excluded_by_epoch"}
+    points = load_points(Path(folder) / "chinchilla_epoch245.csv", columns)
+    assert (len(points), len(points.excluded)) == (240, 5)
+    assert points.grouping is Grouping.LOG_BINS
+    gadre = load_points(
+        Path(folder) / "gadre_models.csv", {"loss": "loss_c4_val"}, "dataset_name == 'rpj'"
+    )
+    assert len(gadre) == 35
+
+
+def test_records_give_finished_cells_under_each_convention(records):
+    frame = records()
+    frame.loc[0, ["status", "reason"]] = ["diverged", "loss is NaN at step 3"]
+    points = points_from_records(frame)
+    assert points.six_nd
+    assert len(points) == len(frame) - 1
+    assert "diverged: loss is NaN" in points.excluded[0].reason
+    total = points_from_records(frame, "total")
+    assert total.N_convention == "total"
+    assert np.all(total.N > points.N)
+    with pytest.raises(PointsError, match="use one of flops, total"):
+        points_from_records(frame, "embedding")
+    with pytest.raises(PointsError, match="no finished cell"):
+        points_from_records(frame.assign(status="failed"))
+    mixed = frame.assign(tokenizer=["a"] * 5 + ["b"] * (len(frame) - 5))
+    with pytest.raises(PointsError, match="tokenizer"):
+        check_comparable(points_from_records(mixed))
+
+
+@pytest.fixture
+def records():
+    """Make records of a small sweep by the schema itself: a planted law, no training."""
+    from dataclasses import asdict, fields
+    from typing import get_type_hints
+
+    from results.record import Record
+
+    hints = get_type_hints(Record)
+    blank = {int: 1, float: 1.0, str: "x", bool: True}
+
+    def make() -> pd.DataFrame:
+        rows = []
+        for C in (1e13, 1e14, 1e15):
+            for k, N in enumerate(np.geomspace(0.3, 3, 6) * 0.1 * np.sqrt(C)):
+                D = int(C / (6 * N))
+                spent = 6 * N * D
+                values = {
+                    f.name: blank.get(hints[f.name], None) for f in fields(Record)
+                } | {
+                    "cell_id": f"c{C:.0e}-{k}", "attempt": 0, "budget": C, "flop_rule": "palm",
+                    "flops": spent, "N_flops": N, "N_total": int(1.3 * N), "tokens": D,
+                    "N_non_embedding": int(0.7 * N), "N_matmul": int(1.1 * N), "size_id": f"s{k}",
+                    "val_loss": 1.5 + 30 / N**0.35 + 90 / D**0.35, "status": "finished",
+                    "flops_palm": spent, "flops_palm_causal": 0.8 * spent,
+                    "flops_6nd": 1.3 * spent, "flops_kaplan": 0.7 * spent,
+                    "flops_chinchilla": 1.2 * spent, "reason": None,
+                }  # fmt: skip
+                rows.append(asdict(Record(**values)))
+        return pd.DataFrame(rows)
+
+    return make
