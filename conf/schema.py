@@ -108,9 +108,9 @@ class DataConf:
     """text_folder: the folder."""
     validation_share: float = 0.06
     """Share of the text held out for validation."""
-    val_tokens: int = 524_288
+    val_tokens: int = 262_144
     """Tokens of the full validation at the end of a run, at least 262,144 where the text allows."""
-    eval_tokens: int = 16_384
+    eval_tokens: int = 8_192
     """Tokens of the small validation along the way."""
     max_epochs: float = 1.0
     """A plan whose largest D needs more passes over the text is refused."""
@@ -202,7 +202,7 @@ class RunConf:
 
     steps: int | None = None
     """Measure speed and memory over this many steps; writes no record."""
-    evaluations: int = 16
+    evaluations: int = 12
     """Evaluations on the small validation set along the way."""
     checkpoint_seconds: float = 20.0
     """Seconds between checkpoints."""

@@ -11,6 +11,7 @@ from rich.table import Table
 from sweep.cells import cell_to_row
 from sweep.grid import si
 from sweep.predict import predict_cost, predict_wall
+from sweep.recipe import RULES, Recipe
 from sweep.resolve import Resolved
 
 
@@ -46,8 +47,8 @@ def print_table(resolved: Resolved, console: Console, hardware: str) -> None:
     """Print the plan for a person: cells, what was left out, totals, the next command."""
     grid, costs = resolved.grid, _costs(resolved)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("cell", "size", "N", "D", "C", "D/N", "steps", "batch", "lr", "time", "memory",
-                 "disk", "regime"):  # fmt: skip
+    for name in ("cell", "size", "N", "D", "C", "D/N", "steps", "warm-up", "batch", "lr", "time",
+                 "memory", "disk", "regime"):  # fmt: skip
         table.add_column(name, justify="left" if name in ("cell", "size", "regime") else "right")
     last = None
     for cell, cost in zip(grid.cells, costs, strict=True):
@@ -62,6 +63,7 @@ def print_table(resolved: Resolved, console: Console, hardware: str) -> None:
             f"{cell.flops:.3g}",
             f"{cell.tokens / cell.N:.1f}",
             f"{cell.steps:,}",
+            f"{cell.recipe.warmup_steps:,}",
             f"{cell.batch_tokens:,}",
             f"{cell.recipe.lr:.3g}",
             duration(cost.seconds),
@@ -70,6 +72,7 @@ def print_table(resolved: Resolved, console: Console, hardware: str) -> None:
             cell.outside_regime or "inside",
         )
     console.print(table)
+    console.print(f"\n{_recipe_line(grid.cells[0].recipe)}", highlight=False)
     _print_skipped(resolved, console)
     totals = plan_dict(resolved)["totals"]
     console.print(
@@ -100,6 +103,22 @@ def size_of(n_bytes: float) -> str:
                 else f"{n_bytes / unit:.0f} {name}"
             )
     return f"{n_bytes / 1e12:.2g} TB"
+
+
+def _recipe_line(r: Recipe) -> str:
+    """Say the constants that all cells share, and where the rule was fitted."""
+    regime = RULES[r.rule].regime
+    fitted = (
+        f"Fitted on N {si(regime.N[0])}..{si(regime.N[1])}, D {si(regime.D[0])}..{si(regime.D[1])}, "
+        f"D/N {regime.tokens_per_param[0]:g}..{regime.tokens_per_param[1]:g}, "
+        f"{regime.schedule}, {regime.optimizer} ({regime.source})."
+        if regime
+        else "A fixed recipe was fitted nowhere: only probes can tell whether it suits every cell."
+    )
+    return (
+        f"recipe={r.rule}: schedule {r.schedule}, floor {r.lr_floor:g}, AdamW betas {r.beta1:g} "
+        f"{r.beta2:g}, eps {r.eps:g}, weight decay {r.weight_decay:g}, clip {r.grad_clip:g}. {fitted}"
+    )
 
 
 def _print_skipped(resolved: Resolved, console: Console) -> None:

@@ -9,14 +9,16 @@ import os
 import queue
 import sys
 import threading
+import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sweep.attempt import Progress, Stopped, claim, run_attempt
 from sweep.data import open_data
-from sweep.device import open_device
-from sweep.folder import SweepFolder, read_plan
+from sweep.device import Device, open_device
+from sweep.folder import PlannedCell, SweepFolder, read_plan
 from sweep.settings import HardwareSettings, RunSettings
 
 
@@ -33,26 +35,50 @@ def main() -> None:
     settings = RunSettings(**setup["run"])
     while (message := inbox.get()) and not ended.is_set():
         planned = plan[message["item"]]
-        data = open_data(Path(setup["data"]), planned.data, planned.cell.model.seq_len)
-        attempt = claim(folder, planned.cell, resume=True)
+
+        def tell(p: Progress) -> None:
+            say({"kind": "progress", **_progress(p)})
+
         try:
-            record = run_attempt(
-                attempt,
-                folder,
-                data,
-                planned.data,
-                device,
-                settings,
-                on_progress=lambda p: say({"kind": "progress", **_progress(p)}),
-                should_stop=ended.is_set,
-            )
+            outcome = _train(planned, folder, Path(setup["data"]), device, settings, tell, ended)
         except Stopped:
             return
-        finally:
-            attempt.release()
-        outcome = {"status": record.status, "reason": record.reason, "val_loss": record.val_loss}
-        done = {**outcome, "seconds": record.seconds, "free": True}
-        say({"kind": "done", "item": record.cell_id, **done})
+        except Exception as e:  # whatever it is, the next cell deserves its turn
+            traceback.print_exc()
+            outcome = {"status": "failed", "reason": f"{type(e).__name__}: {e}", "seconds": 0.0}
+        say({"kind": "done", "item": planned.cell.id, **outcome, "free": True})
+
+
+def _train(
+    planned: PlannedCell,
+    folder: SweepFolder,
+    shards: Path,
+    device: Device,
+    settings: RunSettings,
+    tell: Callable[[Progress], None],
+    ended: threading.Event,
+) -> dict[str, Any]:
+    data = open_data(shards, planned.data, planned.cell.model.seq_len)
+    attempt = claim(folder, planned.cell, resume=True)
+    try:
+        record = run_attempt(
+            attempt,
+            folder,
+            data,
+            planned.data,
+            device,
+            settings,
+            on_progress=tell,
+            should_stop=ended.is_set,
+        )
+    finally:
+        attempt.release()
+    return {
+        "status": record.status,
+        "reason": record.reason,
+        "val_loss": record.val_loss,
+        "seconds": record.seconds,
+    }
 
 
 def _progress(p: Progress) -> dict[str, Any]:
