@@ -7,6 +7,7 @@ slightly wider one it is nearly exact.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +69,7 @@ def follow(
     Returns:
         (m, q), close to the minimum at `target`.
     """
-    for delta, narrower in zip(deltas, [*deltas[1:], target], strict=True):
+    for delta, narrower in itertools.pairwise([*deltas, target]):
         z = minimise(problem, Huber(delta), z, weights, tolerance=1e-8, iterations=iterations).z
         if narrower < DIRECT:
             z = z + _tangent(problem, delta, narrower, z, weights)

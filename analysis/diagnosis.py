@@ -17,7 +17,7 @@ SHAPES = ("gamma", "R_D", "R_N", "width")
 FLAT_FACTOR = 3.0
 SUSPICIOUS_SD = 0.25  # of a logarithm; with less, a factor of three is four standard errors away
 HALF_CHI_SQUARED_95 = 1.92  # drop in log likelihood at the ends of a 95% profile interval
-RESIDUAL_ROUNDING = 1e-12
+RESIDUAL_ROUNDING = 1e-9  # in log loss: what is below is rounding, of the data or of the arithmetic
 
 
 def relative_gradient(

@@ -15,18 +15,18 @@ from analysis.report_numbers import count, known, known_pair, loss, percent, pow
 
 USABLE = ("ok", "off_centre")
 SAMPLES = 60
-CURVE_LOSSES = ("val_loss", "eval_loss", "loss", "train_loss")
+CURVE_LOSSES = ("eval_loss", "train_loss")
 Fits = Mapping[str, Any]
 
 
 def part(fits: Fits, name: str) -> Mapping[str, Any]:
-    """A part of the fit, empty where it is absent or null."""
+    """Return a part of the fit, empty where it is absent or null."""
     value = fits.get(name)
     return value if isinstance(value, Mapping) else {}
 
 
 def entries(fits: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    """The objects of a list, none where it is absent or null."""
+    """Return the objects of a list, none where it is absent or null."""
     value = fits.get(name)
     return [v for v in value if isinstance(v, Mapping)] if isinstance(value, list) else []
 
@@ -104,7 +104,7 @@ def profile_lines(cells: pd.DataFrame, minima: pd.DataFrame) -> pd.DataFrame:
 
 
 def optimum_line(fits: Fits, what: str, C: Iterable[float]) -> pd.DataFrame:
-    """The power law of approach 2 over a range of C: C, value."""
+    """Sample the power law of approach 2 over a range of C: C, value."""
     law = part(part(fits, "approach2"), f"{what}_opt")
     coefficient, exponent = known(law.get("coefficient")), known(law.get("exponent"))
     C = np.array([c for c in C if known(c)], dtype=float)

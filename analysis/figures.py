@@ -25,11 +25,7 @@ from results.record import describe
 KAPLAN_ET_AL = 0.73  # Kaplan et al. 2020, arXiv:2001.08361, eq. 1.7: N_opt ~ C^.73
 HOFFMANN_ET_AL = 0.50  # Hoffmann et al. 2022, arXiv:2203.15556, table 2, approach 1
 BESIROGLU_ET_AL = 0.513  # Besiroglu et al. 2024, arXiv:2404.10102: a of the refitted approach 3
-EXPONENTS = {
-    "Kaplan .73": KAPLAN_ET_AL,
-    "Epoch .51": BESIROGLU_ET_AL,
-    "Hoffmann .50": HOFFMANN_ET_AL,
-}
+EXPONENTS = {"Kaplan": KAPLAN_ET_AL, "Epoch": BESIROGLU_ET_AL, "Hoffmann": HOFFMANN_ET_AL}
 _MOST_CURVES, _MOST_STEPS = 60, 120
 
 COLUMNS = {
@@ -84,8 +80,10 @@ class Figure:
         axes = canvas.subplots(n, 1) if narrow else canvas.subplots(1, n)
         left, bottom = 0.48 / width, 0.52 / height
         space = {"hspace": 0.42} if narrow else {"wspace": 0.24}
-        right = 1 - (0.78 if n > 1 or narrow else 0.3) / width
-        canvas.subplots_adjust(left=left, right=right, bottom=bottom, top=1 - 0.32 / height, **space)
+        right = 1 - 0.12 / width
+        canvas.subplots_adjust(
+            left=left, right=right, bottom=bottom, top=1 - 0.32 / height, **space
+        )
         for ax, panel in zip(np.ravel(axes), self.panels, strict=True):
             panel(ax)
         return canvas
@@ -164,7 +162,12 @@ def save(figure: Figure, folder: Path) -> tuple[Drawing, list[Path]]:
         nobody = {"CreationDate": None, "Creator": None, "Producer": None}
         canvas.savefig(pdf, format="pdf", metadata=nobody)
     table = figure.data.drop(columns=["tip"], errors="ignore").to_csv(index=False)
-    files = {"svg": drawing.svg, "png": png.getvalue(), "pdf": pdf.getvalue(), "csv": table.encode()}
+    files = {
+        "svg": drawing.svg,
+        "png": png.getvalue(),
+        "pdf": pdf.getvalue(),
+        "csv": table.encode(),
+    }
     return drawing, [write_whole(folder / f"{figure.name}.{k}", v) for k, v in files.items()]
 
 
@@ -224,8 +227,8 @@ def _optimum(
     line = {w: data.optimum_line(fits, w, C) for w in "ND"}
     target = {w: data.target_table(forecasts, w) for w in "ND"}
     references = {
-        "N": EXPONENTS,
-        "D": {f"{k.split()[0]} {f'{1 - v:.2f}'[1:]}": 1 - v for k, v in EXPONENTS.items()},
+        "N": {_slope(name, a): a for name, a in EXPONENTS.items()},
+        "D": {_slope(name, 1 - a): 1 - a for name, a in EXPONENTS.items()},
     }
 
     def panel(what: str) -> Callable[[Axes], Axes]:
@@ -245,6 +248,10 @@ def _optimum(
         (panel("N"), panel("D")),
         _stacked(minima=minima, **series),
     )
+
+
+def _slope(name: str, exponent: float) -> str:
+    return f"{name} {exponent:.2f}".replace("0.", ".")
 
 
 def _min_loss(

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
-from analysis.report_numbers import count, power
+from analysis.report_numbers import power, short
 
 INK, MUTED, GRID, PAPER = "#24292f", "#6a737d", "#e3e6ea", "#fefefe"
 ACCENT, REFERENCE, SECOND = "#c2501a", "#9aa2ab", "#7b4fa3"
@@ -64,7 +64,9 @@ def budget_colours(budgets: Iterable[float]) -> dict[float, str]:
     ordered = sorted(set(budgets))
     low = 0.0 if len(ordered) > 2 else 0.4
     steps = np.linspace(low, 1, len(ordered)) if len(ordered) > 1 else [0.75]
-    return {b: _ramp(_LIGHT_RAMP)[round(t * (_STEPS - 1))] for b, t in zip(ordered, steps)}
+    return {
+        b: _ramp(_LIGHT_RAMP)[round(t * (_STEPS - 1))] for b, t in zip(ordered, steps, strict=True)
+    }
 
 
 def dark_of() -> dict[str, str]:
@@ -100,7 +102,7 @@ def log_axis(ax: Axes, which: str, unit: str) -> None:
     low, high = ax.get_xlim() if which == "x" else ax.get_ylim()
     axis.set_major_locator(FixedLocator(log_ticks(low, high)))
     axis.set_minor_locator(NullLocator())
-    show = {"flops": lambda v, _: power(v), "count": lambda v, _: _short(v)}
+    show = {"flops": lambda v, _: power(v), "count": lambda v, _: short(v)}
     axis.set_major_formatter(FuncFormatter(show.get(unit, lambda v, _: f"{v:g}")))
 
 
@@ -135,9 +137,3 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
 def hover(artist: Artist, words: Sequence[str]) -> None:
     """Give each point of a scatter the words that the page shows when one points at it."""
     artist.tips = tuple(words)
-
-
-def _short(value: float) -> str:
-    text = count(value, 3)
-    head, tail = (text[:-1], text[-1]) if text[-1].isalpha() else (text, "")
-    return (head.rstrip("0").rstrip(".") if "." in head else head) + tail

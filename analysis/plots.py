@@ -23,11 +23,12 @@ from analysis.plot_style import (
     log_axis,
     spread,
 )
-from analysis.report_numbers import minus, power
+from analysis.report_numbers import minus, power, short
 
 MOST_LABELS = 9
 MOST_TIPS = 1500  # beyond it points are pixels: the page stays under 5 MB
 _LINE_COLOURS = (INK, SECOND, REFERENCE)
+_DASHES = ((0, (1, 2)), (0, (4, 2)), (0, (6, 2, 1, 2)))
 
 
 def plot_profiles(ax: Axes, cells: pd.DataFrame, minima: pd.DataFrame, lines: pd.DataFrame) -> Axes:
@@ -85,7 +86,7 @@ def plot_optimum(
         middle = np.exp(np.log(found[["budget", what]].astype(float)).mean())
         C = np.geomspace(C_all.min(), C_all.max(), 2)
         ends = []
-        for dash, exponent in zip(((0, (1, 2)), (0, (4, 2)), (0, (6, 2, 1, 2))), references.values()):
+        for dash, exponent in zip(_DASHES, references.values(), strict=False):
             value = middle[what] * (C / middle["budget"]) ** exponent
             ax.plot(C, value, color=REFERENCE, lw=0.9, ls=dash, zorder=1)
             ends.append(value[-1])
@@ -118,7 +119,7 @@ def plot_min_loss(
     """
     colours = budget_colours(minima["budget"])
     ends, names = [], []
-    for colour, (name, line) in zip(_LINE_COLOURS, lines.groupby("name", sort=False)):
+    for colour, (name, line) in zip(_LINE_COLOURS, lines.groupby("name", sort=False), strict=False):
         ax.plot(line["C"], line["loss"], color=colour, lw=1.1, zorder=1)
         ends.append(float(line["loss"].iloc[-1]))
         names.append(str(name))
@@ -149,7 +150,7 @@ def plot_holdout_error(ax: Axes, errors: pd.DataFrame, targets: Sequence[float])
         ax.axvline(target, color=ACCENT, lw=0.9, ls=(0, (3, 3)), zorder=1)
     colours = budget_colours(errors["budget"])
     for i, e in enumerate(errors.itertuples()):
-        x = e.ratio * 1.02 ** (i - (len(errors) - 1) / 2)  # equal steps of C would hide each other
+        x = e.ratio * 1.04 ** (i - (len(errors) - 1) / 2)  # equal steps of C would hide each other
         ax.plot([x, x], [100 * e.low, 100 * e.high], color=colours[e.budget], lw=2, alpha=0.6)
         dot = ax.scatter([x], [100 * e.error], s=30, color=colours[e.budget], edgecolors=PAPER,
                          linewidths=0.8, zorder=3)  # fmt: skip
@@ -222,7 +223,7 @@ def plot_by_size(ax: Axes, cells: pd.DataFrame, y: str, y_label: str) -> Axes:
     ax.set_ylim(0, 1.15 * np.nanmax(cells[y], initial=1e-9))
     ax.margins(x=0.08)
     log_axis(ax, "x", "count")
-    ax.yaxis.set_major_formatter(lambda v, _: f"{v / 1000:g}k" if v >= 1000 else f"{v:g}")
+    ax.yaxis.set_major_formatter(lambda v, _: short(v))
     return dress(ax, "parameters N", y_label)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 DASH = "–"
+NBSP = "\u00a0"  # a number and its interval stay on one line
 _SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -73,7 +74,7 @@ def power(value: Any, digits: int = 2) -> str:
 
 
 def ratio(value: Any) -> str:
-    """A factor: 10×, 2.5×, 1,900×."""
+    """Show a factor: 10×, 2.5×, 1,900×."""
     x = known(value)
     if x is None:
         return DASH
@@ -92,7 +93,7 @@ def decimals_for(half_width: float, fewest: int = 2, most: int = 5) -> int:
 
 
 def loss(value: Any, interval: Any = None) -> str:
-    """A loss: 1.652 ± .004 where the interval is symmetric to its digits, else 1.652 [1.64, 1.67]."""
+    """Show a loss: 1.652 ± .004 where the interval is symmetric, else 1.652 [1.64, 1.67]."""
     x, ends = known(value), known_pair(interval)
     if x is None:
         return DASH
@@ -102,19 +103,19 @@ def loss(value: Any, interval: Any = None) -> str:
     decimals = decimals_for((high - low) / 2)
     below, above = round(x - low, decimals), round(high - x, decimals)
     if below == above and below > 0:
-        return f"{x:.{decimals}f} ± {_no_zero(f'{below:.{decimals}f}')}"
-    return f"{x:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+        return _plus_minus(x, below, decimals)
+    return f"{x:.{decimals}f}{NBSP}[{low:.{decimals}f},{NBSP}{high:.{decimals}f}]"
 
 
 def with_error(value: Any, error: Any) -> str:
-    """A measurement and its standard error: 1.6523 ± .0021."""
+    """Show a measurement and its standard error: 1.6523 ± .0021."""
     x, se = known(value), known(error)
     if x is None:
         return DASH
     if se is None or se <= 0:
         return f"{x:.4f}"
     decimals = decimals_for(se)
-    return f"{x:.{decimals}f} ± {_no_zero(f'{se:.{decimals}f}')}"
+    return _plus_minus(x, se, decimals)
 
 
 def count_with_interval(value: Any, interval: Any) -> str:
@@ -124,35 +125,41 @@ def count_with_interval(value: Any, interval: Any) -> str:
         return DASH
     if ends is None or ends[0] <= 0:
         return count(x, 2)
-    digits = 2 if ends[1] / ends[0] > 1.02 else 3
-    return f"{count(x, digits)} {interval_text(ends, lambda v: count(v, digits))}"
+    width = ends[1] / ends[0] - 1
+    digits = min(max(1 - math.floor(math.log10(max(width, 1e-9))), 2), 4)
+    if width < 1e-3:  # both ends read alike
+        return f"{count(x, 4)}{NBSP}±{NBSP}{percent(width / 2, signed=False)}"
+    return f"{count(x, digits)}{NBSP}{interval_text(ends, lambda v: count(v, digits))}"
 
 
 def interval_text(interval: Any, show: Callable[[Any], str]) -> str:
     """[low, high], or a dash."""
     ends = known_pair(interval)
-    return DASH if ends is None else f"[{show(ends[0])}, {show(ends[1])}]"
+    return DASH if ends is None else f"[{show(ends[0])},{NBSP}{show(ends[1])}]"
 
 
 def exponent(value: Any, interval: Any = None) -> str:
-    """An exponent with the digits its interval supports; two without one."""
+    """Show an exponent with the digits its interval supports; two without one."""
     x, ends = known(value), known_pair(interval)
     if x is None:
         return DASH
     if ends is None:
         return minus(f"{x:.2f}")
     decimals = decimals_for((ends[1] - ends[0]) / 2, fewest=1, most=4)
-    return minus(f"{x:.{decimals}f} [{ends[0]:.{decimals}f}, {ends[1]:.{decimals}f}]")
+    low, high = (f"{e:.{decimals}f}" for e in ends)
+    return minus(f"{x:.{decimals}f}{NBSP}[{low},{NBSP}{high}]")
 
 
 def percent(value: Any, *, signed: bool = True) -> str:
-    """A share as per cent: +0.42%."""
+    """Show a share as per cent: +0.42%."""
     x = known(value)
     if x is None:
         return DASH
     x *= 100
-    decimals = 2 if abs(x) < 1 else 1 if abs(x) < 20 else 0
-    text = f"{x:+.{decimals}f}%" if signed else f"{x:.{decimals}f}%"
+    if 0 < abs(x) < 0.005:
+        return f"under{NBSP}0.01%"
+    decimals = 0 if x == 0 or abs(x) >= 20 else 1 if abs(x) >= 1 else 2
+    text = f"{x:+.{decimals}f}%" if signed and x else f"{x:.{decimals}f}%"
     return minus(text)
 
 
@@ -171,9 +178,24 @@ def duration(seconds: Any) -> str:
 
 
 def minus(text: str) -> str:
-    """A real minus sign in front of numbers."""
+    """Put a real minus sign in front of numbers."""
     return text.replace("-", "−")
 
 
-def _no_zero(text: str) -> str:
-    return text[1:] if text.startswith("0.") else text
+def parameter(value: Any) -> str:
+    """Show a law's constant: three digits, as a power of ten where it is large."""
+    x = known(value)
+    return power(x, 3) if x is not None and abs(x) >= 1e5 else significant(x)
+
+
+def short(value: Any) -> str:
+    """Show a count for an axis: 20k, 1.5M, without closing zeros."""
+    text = count(value, 3)
+    head, tail = (text[:-1], text[-1]) if text[-1].isalpha() else (text, "")
+    return (head.rstrip("0").rstrip(".") if "." in head else head) + tail
+
+
+def _plus_minus(x: float, half: float, decimals: int) -> str:
+    error = f"{half:.{decimals}f}"
+    error = error[1:] if error.startswith("0.") else error
+    return f"{x:.{decimals}f}{NBSP}±{NBSP}{error}"
