@@ -1,0 +1,34 @@
+"""What all tests share: one thread, unhurried hypothesis, and a little prepared text."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run side by side
+
+import pytest
+from hypothesis import settings
+
+sys.path.append(str(Path(__file__).parent))  # helpers_*.py; last, so that it shadows nothing
+
+settings.register_profile("unhurried", deadline=None)  # the machine may be busy
+settings.load_profile("unhurried")
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory) -> Path:
+    """Return a folder of text that a small model can learn from."""
+    from helpers_cells import write_text
+
+    return write_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="session")
+def shards(text_folder, tmp_path_factory) -> Path:
+    """Return the prepared folder of that text."""
+    from helpers_cells import data_settings
+
+    from sweep.data import prepare_data
+
+    cache = tmp_path_factory.mktemp("cache")
+    return prepare_data(data_settings(text_folder), cache, lambda line: None)
