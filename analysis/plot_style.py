@@ -114,7 +114,7 @@ def log_ticks(low: float, high: float) -> NDArray:
         ticks = np.sort(np.outer(10**decades, steps).ravel())
         ticks = ticks[(ticks >= low * 0.999) & (ticks <= high * 1.001)]
         if len(ticks) <= 7:
-            return ticks
+            return ticks if len(ticks) > 1 else np.array([low, high])
     return ticks[:: int(np.ceil(len(ticks) / 7))]
 
 

@@ -40,7 +40,7 @@ def plot_profiles(ax: Axes, cells: pd.DataFrame, minima: pd.DataFrame, lines: pd
         minima: budget, N, loss, usable, held_out, tip.
         lines: budget, N, loss, fitted ("yes" on a parabola, else the cells joined).
     """
-    colours = budget_colours(cells["budget"])
+    colours = budget_colours([*cells["budget"], *minima["budget"]])
     usable = set(minima.loc[minima["usable"], "budget"])
     held_out = set(minima.loc[minima["held_out"], "budget"])
     for budget, colour in colours.items():
