@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.estimators import Estimator, Huber, log_likelihood
+from analysis.estimators import L1_DELTA, Estimator, Huber, log_likelihood
 from analysis.newton import Minimum, minimise
 from analysis.objective import Problem, evaluate
 
@@ -151,6 +151,8 @@ def unidentified(
     if not suspects:
         return []
     total = float(weights.sum())
+    if name == "l1":
+        name, delta = "huber", L1_DELTA  # what is minimised is the Huber loss of that threshold
     best = evaluate(problem, estimator, z[None, :], weights[None, :]).value[0]
     held = profile_points(problem, estimator, z, weights, suspects)
     values = np.where(np.isfinite(held.value), held.value, np.inf)

@@ -305,7 +305,8 @@ def _summary(
     same = value <= value[best] + SAME_MINIMUM * (abs(value[best]) + n * 1e-12)
     covariance = searched_covariance(problem, estimator, z, weights, ~active[:q])
     jacobian = coordinates.jacobian(law, z[:q])
-    likelihood = log_likelihood(name, float(value[best]), float(weights.sum()), delta)
+    objective = _objective(problem, name, z, weights, float(value[best]))
+    likelihood = log_likelihood(name, objective, float(weights.sum()), delta)
     free = ~active
     gradient_share = relative_gradient(problem, estimator, minimum, best, weights, free)
     condition = condition_number(minimum.hessian[best][np.ix_(free, free)])
@@ -319,7 +320,7 @@ def _summary(
         internal=coordinates.internal(z[:q]),
         estimator=name,
         delta=delta,
-        objective=_objective(problem, name, z, weights, float(value[best])),
+        objective=objective,
         gradient_norm=float(np.linalg.norm(gradient[free])),
         status=status,
         reason=reason,
