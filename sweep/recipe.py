@@ -142,14 +142,12 @@ def _fixed(settings: RecipeSettings, cfg: GPTConfig) -> Choice:
 
 
 def _demo(settings: RecipeSettings, cfg: GPTConfig) -> Choice:
-    """Matrices at .016 x 32/d, tables and norms at .016, batch 4, 6 or 8 rows by width.
+    """Matrices at .008 x 32/d, tables and norms at .016, 8 rows a step.
 
-    One optimum of lr for d = 16, 32, 64 and 128 alike, as muP would have it (Yang et al. 2022,
-    arXiv:2203.03466, table 8); a batch proportional to d starves the wide models of steps.
+    lr falls as 1/d, as muP would have it (Yang et al. 2022, arXiv:2203.03466, table 8); a batch
+    that grows with d would starve the wide models of steps.
     """
-    d = cfg.d_model
-    batch_rows = 4 if d <= 16 else 6 if d <= 24 else 8
-    return Choice(0.016 * 32 / d, 0.016, batch_rows)
+    return Choice(lr=0.008 * 32 / cfg.d_model, lr_embedding=0.016, batch_rows=8)
 
 
 RULES = {
@@ -165,8 +163,8 @@ RULES = {
             D=(1.5e5, 9e6),
             tokens_per_param=(1, 500),
             schedule=Schedule.WSD,
-            optimizer="AdamW(.9, .95), decay .1, clip 1",
-            source="micro ladder on English and code bytes, seq_len 128: LOG.md",
+            optimizer="AdamW(.9, .95), decay .1, clip 1, warm-up .1",
+            source="micro ladder on English bytes, seq_len 128: LOG.md",
         ),
     ),
 }
