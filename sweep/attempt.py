@@ -116,6 +116,7 @@ def run_attempt(
         Stopped: should_stop() said so.
         UsageError: another attempt at this cell saw other data.
     """
+    _forget_parts(attempt, folder)
     _describe_attempt(attempt, asked, data)
     run = _Run(attempt, data, device, settings, on_progress, should_stop)
     try:
@@ -237,6 +238,13 @@ def read_status(path: Path) -> dict[str, Any]:
 def _evaluates(step: int, steps: int, evaluations: int) -> bool:
     """Evaluate `evaluations` times, evenly, the last at the last step."""
     return step * evaluations // steps != (step - 1) * evaluations // steps
+
+
+def _forget_parts(attempt: Attempt, folder: SweepFolder) -> None:
+    """Remove what an earlier life of this attempt was killed in the middle of writing."""
+    of_record = folder.records.glob(f"{attempt.cell.id}.{attempt.number}.*.part")
+    for part in [*attempt.path.rglob("*.part"), *of_record]:
+        part.unlink()
 
 
 def _describe_attempt(attempt: Attempt, asked: DataSettings, data: CellData) -> None:
