@@ -33,7 +33,7 @@ def fit_sweep(app: AppConf, folder: SweepFolder, console: Console) -> Path:
     if app.columns or app.fit.where or app.fit.by:
         raise UsageError("columns.*, fit.where and fit.by go with points=FILE, not with a sweep")
     try:
-        points = sweep_points(app, folder)
+        points = sweep_points(folder, app.fit.N)
         curves = _sweep_curves(folder)
         fits = _fit(points, _options(app), curves, console)
     except PointsError as e:
@@ -58,14 +58,14 @@ def fit_points(app: AppConf, out: Path, console: Console) -> Path:
     return out
 
 
-def sweep_points(app: AppConf, folder: SweepFolder) -> Points:
-    """Points of a collected sweep.
+def sweep_points(folder: SweepFolder, N_convention: str) -> Points:
+    """Points of a collected sweep, N under a convention.
 
     Raises:
         UsageError: nothing collected yet.
         PointsError: no finished cell, or cells that can't be compared.
     """
-    return points_from_records(collected_records(folder), app.fit.N)
+    return points_from_records(collected_records(folder), N_convention)
 
 
 def collected_records(folder: SweepFolder) -> pd.DataFrame:

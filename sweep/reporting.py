@@ -23,7 +23,7 @@ def report_sweep(app: AppConf, folder: SweepFolder, console: Console, command: s
     records = collected_records(folder)
     try:
         fits = read_fits(folder.fits)
-        points = _points_frame(sweep_points(app, folder))
+        points = _points_frame(sweep_points(folder, fits["points"]["N_convention"]))
     except (FitsError, PointsError) as e:
         raise UsageError(f"{e}; first: isoflop fit sweep={folder.name}") from None
     plan = read_plan(folder)

@@ -14,6 +14,7 @@ from sweep.resolve import hardware_settings, resolve, run_settings, sweep_folder
 _CELLS = ("root", "sweep", "grid", "grid.*", "model", "model.*", "recipe", "recipe.*", "data",
           "data.*")  # fmt: skip
 _HARDWARE = ("hardware", "hardware.*")
+_RUN = ("run.evaluations", "run.checkpoint_seconds")
 _SWEEP = ("root", "sweep", "grid")
 _FIT = ("fit", "fit.*")
 
@@ -126,6 +127,7 @@ def fit(args: Arguments, console: Console) -> int:
     """Fit laws to a collected sweep or to anybody's points."""
     from sweep.fitting import fit_points, fit_sweep
 
+    _refuse_unused_fit_keys(args)
     if args.app.points is None:
         fit_sweep(args.app, sweep_folder(args.app), console)
         console.print(f"Next: isoflop report {_where(args)}")
@@ -137,6 +139,16 @@ def fit(args: Arguments, console: Console) -> int:
 
 def report(args: Arguments, console: Console) -> int:
     """Write report.html, report.md and the figures."""
+    unused = sorted(args.groups_named("fit", "columns", "out"))
+    if args.app.points is None and unused:
+        raise UsageError(
+            f"{unused[0]} is not read here: the report of a sweep shows its fits.json; "
+            f"first: isoflop fit {_where(args)} {unused[0]}=..."
+        )
+    return _report(args, console)
+
+
+def _report(args: Arguments, console: Console) -> int:
     from sweep.reporting import report_points, report_sweep
 
     if args.app.points is None:
@@ -149,8 +161,8 @@ def report(args: Arguments, console: Console) -> int:
 
 def demo(args: Arguments, console: Console) -> int:
     """Prepare, launch, collect, fit and report, one after another."""
-    for step in (launch, collect, fit, report):
-        console.rule(step.__name__)
+    for step in (launch, collect, fit, _report):
+        console.rule(step.__name__.strip("_"))
         code = step(args, console)
         if code:
             return code
@@ -167,13 +179,13 @@ VERBS: dict[str, Verb] = {
     ),
     "launch": Verb(
         launch,
-        (*_CELLS, *_HARDWARE, "cluster", "cluster.*", "run.*"),
+        (*_CELLS, *_HARDWARE, "cluster", "cluster.*", *_RUN),
         "train every planned cell that has no result yet",
         "isoflop launch grid=smoke",
     ),
     "run": Verb(
         run,
-        (*_CELLS, *_HARDWARE, "cell", "record", "run.*"),
+        (*_CELLS, *_HARDWARE, "cell", "record", "run.steps", *_RUN),
         "train one cell, here and now, and compare",
         "isoflop run grid=smoke cell=c1.4e10-n11k",
     ),
@@ -193,11 +205,22 @@ VERBS: dict[str, Verb] = {
     ),
     "demo": Verb(
         demo,
-        (*_CELLS, *_HARDWARE, "cluster", "cluster.*", "run.*", *_FIT, "report", "report.*"),
+        (*_CELLS, *_HARDWARE, "cluster", "cluster.*", *_RUN, *_FIT, "report", "report.*"),
         "all of it on this machine, in minutes",
         "isoflop demo",
     ),
 }
+
+
+def _refuse_unused_fit_keys(args: Arguments) -> None:
+    """Refuse a choice that the fit would not look at."""
+    fit = args.app.fit
+    if "fit.delta" in args.named and fit.estimator != "huber":
+        raise UsageError(
+            f"fit.delta is not read by fit.estimator={fit.estimator}: add fit.estimator=huber"
+        )
+    if "fit.N" in args.named and args.app.points is not None:
+        raise UsageError("fit.N chooses among a sweep's own counts; with points=, map columns.N")
 
 
 def _check_data(resolved, console: Console) -> None:
