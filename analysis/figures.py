@@ -158,7 +158,8 @@ def save(figure: Figure, folder: Path) -> tuple[Drawing, list[Path]]:
         canvas = figure.draw()
         drawing = _svg(canvas, figure.name)
         png, pdf = io.BytesIO(), io.BytesIO()
-        canvas.savefig(png, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+        quick = {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}}
+        canvas.savefig(png, format="png", dpi=160, facecolor="white", **quick)
         nobody = {"CreationDate": None, "Creator": None, "Producer": None}
         canvas.savefig(pdf, format="pdf", metadata=nobody)
     table = figure.data.drop(columns=["tip"], errors="ignore").to_csv(index=False)
@@ -269,8 +270,8 @@ def _min_loss(
     predictions = pd.concat(both, ignore_index=True) if both else targets
     found = minima[minima["usable"]]
     lines = data.min_loss_lines(fits, [*found["budget"], *targets["C"]])
-    top = float(found["budget"].max())
-    ratios = sorted({float(c) / top for c in targets["C"] if c > top})
+    ratios = [known(data.part(f, "extrapolation").get("C")) for f in forecasts]
+    ratios = sorted({r for r in ratios if r is not None and r > 1})
     panels = [lambda ax: plots.plot_min_loss(ax, minima, lines, predictions)]
     if len(errors):
         panels.append(lambda ax: plots.plot_holdout_error(ax, errors, ratios))

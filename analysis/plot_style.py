@@ -25,6 +25,7 @@ _DARK = {
 _LIGHT_RAMP = ("#62b394", "#3d9a9c", "#2b7899", "#2b558b", "#2f3178")
 _DARK_RAMP = ("#3c6a96", "#3c8fa8", "#52b6a9", "#8dd6a6", "#dcf0ac")
 _STEPS = 48
+LETTER = 5.2  # width of an average letter at 8 points, points
 
 RC = {
     "font.family": ["DejaVu Sans"],
@@ -104,6 +105,17 @@ def log_axis(ax: Axes, which: str, unit: str) -> None:
     axis.set_minor_locator(NullLocator())
     show = {"flops": lambda v, _: power(v), "count": lambda v, _: short(v)}
     axis.set_major_formatter(FuncFormatter(show.get(unit, lambda v, _: f"{v:g}")))
+
+
+def make_room(ax: Axes, x: Sequence[float], names: Sequence[str]) -> None:
+    """Move the right end of a logarithmic axis until labels set to the right of x fit inside."""
+    width = ax.get_window_extent().width * 72 / ax.figure.dpi
+    low, high = np.log(ax.get_xlim())
+    for at, name in zip(np.log(x), names, strict=True):
+        share = min((LETTER * len(name) + 10) / width, 0.6)
+        high = max(high, low + (at - low) / (1 - share))
+    ax.set_xlim(np.exp(low), np.exp(high))
+    ax.xaxis.set_major_locator(FixedLocator(log_ticks(np.exp(low), np.exp(high))))
 
 
 def log_ticks(low: float, high: float) -> NDArray:

@@ -21,6 +21,7 @@ from analysis.plot_style import (
     dress,
     hover,
     log_axis,
+    make_room,
     spread,
 )
 from analysis.report_numbers import minus, power, short
@@ -250,21 +251,20 @@ def _forecasts(ax: Axes, targets: pd.DataFrame) -> None:
 
 def _label_ends(ax: Axes, cells: pd.DataFrame, held_out: set[float]) -> None:
     """Name each budget beside the right end of its curve, apart from one another."""
-    low, high = ax.get_xlim()
-    ax.set_xlim(low, high * (high / low) ** 0.16)
     ends = cells.loc[cells.groupby("budget")["N"].idxmax()].sort_values("budget")
     ends = ends.iloc[np.unique(np.linspace(0, len(ends) - 1, MOST_LABELS).round().astype(int))]
+    names = {b: power(b) + (" held out" if b in held_out else "") for b in ends["budget"]}
+    make_room(ax, list(ends["N"]), list(names.values()))
+    low, high = ax.get_xlim()
     span = ax.get_ylim()[1] - ax.get_ylim()[0]
     height = span * 10 / (ax.get_window_extent().height * 72 / ax.figure.dpi)
-    # Labels are set left to right: only those at about the same N can touch.
+    # Only labels at about the same N can touch.
     near = np.cumsum(np.abs(np.diff(np.log(ends["N"]), prepend=np.nan)) > np.log(high / low) * 0.2)
     for _, group in ends.groupby(near):
         for end, y in zip(group.itertuples(), spread(list(group["loss"]), height), strict=True):
-            late = end.budget in held_out
             ax.annotate(
-                power(end.budget) + (" held out" if late else ""), (end.N, y), (6, 0),
-                textcoords="offset points", va="center", fontsize=8,
-                color=ACCENT if late else MUTED,
+                names[end.budget], (end.N, y), (6, 0), textcoords="offset points", va="center",
+                fontsize=8, color=ACCENT if end.budget in held_out else MUTED,
             )  # fmt: skip
 
 
@@ -272,8 +272,7 @@ def _label_lines(
     ax: Axes, C: float, ends: Sequence[float], names: Sequence[str], colour: str
 ) -> None:
     """Name lines beyond their right ends, apart from one another."""
-    low, high = ax.get_xlim()
-    ax.set_xlim(low, high * (high / low) ** 0.2)
+    make_room(ax, [C] * len(names), names)
     transform, scale = ax.transData, 72 / ax.figure.dpi
     y = [float(transform.transform((C, end))[1]) * scale for end in ends]
     for end, own, moved, name in zip(ends, y, spread(y, 10.5), names, strict=True):

@@ -96,7 +96,7 @@ def _optimum(fits: Fits, pictures: Collection[str]) -> Section:
     rows += [
         [_SOURCES[k][0], f"{v:.2f}", f"{1 - v:.2f}", _SOURCES[k][1]] for k, v in EXPONENTS.items()
     ]
-    columns = ("", "a: N_opt ~ C^a", "b: D_opt ~ C^b", "")
+    columns = ("", "a in N_opt ~ Cᵃ", "b in D_opt ~ Cᵇ", "")
     blocks.append(table(columns, rows, text=("",)))
     return Section("optimum", "Optimal size and data", tuple(blocks))
 
@@ -182,18 +182,18 @@ def _holdout(fits: Fits, pictures: Collection[str]) -> Section:
 
 
 def _holdout_words(top: Mapping[str, Any], fits: Fits) -> str:
-    predicted = known(top.get("min_loss_predicted"))
-    if predicted is None:
+    predicted, observed = known(top.get("min_loss_predicted")), known(top.get("min_loss_observed"))
+    if predicted is None or observed is None:
         why = top.get("min_loss_reason") or top.get("reason") or "no reason given"
-        return f"The minimum of the top budget could not be predicted: {why}."
+        return f"The top budget's minimum could not be compared with its prediction: {why}."
     inside = top.get("min_loss_inside")
     verdict = {True: "inside", False: "outside"}.get(inside)
     level = percent(fits.get("level"), signed=False)
     return (
         f"From the budgets below it, the lowest loss at {power(top.get('budget'), 3)} FLOPs was "
         f"predicted as {loss(predicted, top.get('min_loss_interval'))}; "
-        f"{loss(top.get('min_loss_observed'))} was observed, "
-        f"{percent(abs(known(top.get('min_loss_error')) or 0), signed=False)} away"
+        f"{loss(observed)} was observed, "
+        f"{percent(abs(predicted / observed - 1), signed=False)} away"
         + (f" and {verdict} the {level} interval." if verdict else ".")
     )
 

@@ -20,6 +20,7 @@ from analysis.report_svg import colour_variables
 _HERE = Path(__file__).parent
 _INDEXED = re.compile(r"\b([NDL])_(opt|min)\b")
 MOST_COLUMNS = 9
+LONG = 40
 # Inline style and script only: nothing is fetched, whatever a name in the data says.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
@@ -32,7 +33,7 @@ def to_html(document: Document, pictures: Mapping[str, str]) -> str:
         pictures: name -> <figure> element from `figure_element`.
     """
     title = escape(document.title)
-    links = "".join(
+    links = " ".join(
         f'<a href="#{escape(s.id)}">{escape(s.title)}</a>' for s in document.sections[1:]
     )
     sections = "\n".join(
@@ -112,7 +113,7 @@ def _block(block: Block, pictures: Mapping[str, str]) -> str:
 
 
 def _table(block: Table) -> str:
-    kinds = [' class="n"' if c in block.numeric else "" for c in block.columns]
+    kinds = [_kind(block, i) for i in range(len(block.columns))]
     head = "".join(
         f'<th scope="col"{k}>{_say(c)}</th>' for c, k in zip(block.columns, kinds, strict=True)
     )
@@ -128,6 +129,14 @@ def _table(block: Table) -> str:
         f'{caption}<div class="scroll{dense}" tabindex="0"><table><thead><tr>{head}</tr></thead>\n'
         f"<tbody>{rows}</tbody></table></div>"
     )
+
+
+def _kind(block: Table, column: int) -> str:
+    """Class of a column: a number, or a long text, which a narrow screen must not squeeze."""
+    if block.columns[column] in block.numeric:
+        return ' class="n"'
+    longest = max((len(row[column]) for row in block.rows), default=0)
+    return ' class="long"' if longest > LONG else ""
 
 
 def _say(words: str) -> str:

@@ -21,7 +21,7 @@ from analysis.report_numbers import (
 
 Fits = Mapping[str, Any]
 MOST_ROWS = 400
-_NEEDS_SWEEP = "This needs the records of a sweep; a table of points does not have them."
+_NEEDS_SWEEP = "This section needs the records of a sweep; none were given."
 
 
 def run_sections(
@@ -94,14 +94,14 @@ def _cell_table(cells: pd.DataFrame) -> Table:
         for c in ordered.itertuples()
     ]
     columns = (
-        "cell", "budget", "N", "D", "D/N", "lr", "batch", "loss", "bits a byte", "tokens/s",
+        "cell", "budget", "N", "D", "D/N", "lr", "batch", "loss", "bpb", "tokens/s",
         "MFU" if rate == "mfu" else "of peak", "time",
     )  # fmt: skip
     seconds = float(np.nansum(cells["seconds"]))
     what = "MFU" if rate == "mfu" else "of peak: share of a matmul peak measured on this machine"
     caption = (
         f"{len(cells)} cells, {power(cells['flops'].sum())} FLOPs, {duration(seconds)} of run time "
-        f"in all. N = C/(6D), batch in tokens; {what}"
+        f"in all. N = C/(6D), batch in tokens, bpb bits per byte; {what}"
     )
     return table(columns, rows, text=("cell",), caption=caption)
 
@@ -153,7 +153,7 @@ def _excluded(fits: Fits) -> list[str]:
     for e in rows:
         by_reason.setdefault(str(e.get("reason")), []).append(str(e.get("row")))
     shown = _some([f"{r} ({_some(who)})" for r, who in by_reason.items()])
-    return [f"{len(rows)} runs did not enter the fit: {shown}."]
+    return [f"{_n(len(rows), 'run')} did not enter the fit: {shown}."]
 
 
 def _unbracketed(fits: Fits) -> list[str]:
@@ -178,7 +178,7 @@ def _epochs(cells: pd.DataFrame | None) -> list[str]:
     again = cells[cells["epochs"] > 1.001]
     if again.empty:
         return []
-    return [f"{len(again)} cells saw data more than once (up to {again['epochs'].max():.2g} "
+    return [f"{_n(len(again), 'cell')} saw data more than once (up to {again['epochs'].max():.2g} "
             "epochs): repeated data is worth less than new data. Use a larger corpus."]  # fmt: skip
 
 
@@ -196,7 +196,7 @@ def _reruns(records: pd.DataFrame | None) -> list[str]:
     if again.empty:
         return []
     spread = float((again["max"] / again["min"] - 1).max())
-    return [f"{len(again)} cells finished more than once; the first attempt counts, and attempts "
+    return [f"{_n(len(again), 'cell')} finished more than once; the first attempt counts, and attempts "
             f"differ by up to {percent(spread, signed=False)}."]  # fmt: skip
 
 
@@ -262,6 +262,10 @@ def _text(value: Any) -> str:
     if isinstance(value, float | np.floating):
         return significant(value, 6)
     return DASH if value is None else str(value)
+
+
+def _n(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def _some(items: Collection[str], most: int = 5) -> str:

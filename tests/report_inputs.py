@@ -18,7 +18,7 @@ def planted_loss(N, D):
 
 
 def planted_records(noise: float = 0.004, sizes: int = 5, seed: int = 0) -> pd.DataFrame:
-    """Records of a sweep over BUDGETS, sizes within a factor 4 of the optimum; one cell diverged."""
+    """Simulate a sweep over BUDGETS, sizes within a factor 4 of the optimum; one cell diverged."""
     rng = np.random.default_rng(seed)
     G = (ALPHA * A / (BETA * B)) ** (1 / (ALPHA + BETA))
     rows = []
@@ -63,7 +63,7 @@ def planted_curves(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def points_of(records: pd.DataFrame) -> pd.DataFrame:
-    """The points table that the command line makes of fitted records."""
+    """Make the points table that the command line makes of fitted records."""
     used = records[records["status"] == "finished"]
     return pd.DataFrame({
         "N": used["N_flops"], "D": used["tokens"].astype(float), "C": used["flops"],

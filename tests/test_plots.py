@@ -2,6 +2,7 @@
 
 import math
 import re
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -122,7 +123,7 @@ def test_budget_colours_darken_with_compute(budgets):
     colours = budget_colours(budgets)
     light = [0.2126 * r + 0.7152 * g + 0.0722 * b
              for r, g, b in (to_rgb(colours[c]) for c in sorted(colours))]  # fmt: skip
-    assert all(later <= earlier + 1e-9 for earlier, later in zip(light, light[1:], strict=False))
+    assert all(later <= earlier + 1e-9 for earlier, later in pairwise(light))
     assert len(colours) == len(budgets)
 
 
@@ -140,7 +141,7 @@ def test_spread_keeps_order_and_distance(values, gap):
     order = np.argsort(values, kind="stable")
     assert (np.diff(np.array(moved)[order]) >= gap - 1e-6).all()
     already = sorted(values)
-    if all(b - a >= gap for a, b in zip(already, already[1:], strict=False)):
+    if all(b - a >= gap for a, b in pairwise(already)):
         np.testing.assert_allclose(moved, values, atol=1e-9)
 
 
