@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from analysis.fitted import Fitted, Resampling, clusters_of
 from analysis.points import Points
-from analysis.resampling import CHUNK_ELEMENTS, resampling_weights
+from analysis.resampling import resampling_weights
 
-FORMS = ("chinchilla", "tied", "no_E", "coupled", "interaction", "kaplan_E")
+FORMS = ("chinchilla", "tied", "no_E", "coupled", "interaction")
 DOF = 4.0
 EM_STEPS = 12
 
@@ -124,12 +124,10 @@ def _profiled_likelihood(residual: NDArray, weights: NDArray) -> NDArray:
 
 
 def resamples(points: Points, by: str, draws: int, seed: int) -> NDArray:
-    """Row weights (draws, n) that resampling.bootstrap used: same seed, same chunks."""
+    """Row weights (draws, n) that resampling.bootstrap used with the same seed."""
     clusters, n = clusters_of(points, by), len(points)
     members = np.arange(n) if clusters is None else np.unique(clusters, return_inverse=True)[1]
-    rng, chunk = np.random.default_rng(seed), max(8, CHUNK_ELEMENTS // n)
-    sizes = [min(chunk, draws - first) for first in range(0, draws, chunk)]
-    return np.concatenate([resampling_weights(rng, size, members) for size in sizes])
+    return resampling_weights(np.random.default_rng(seed), draws, members)
 
 
 def _pick(weight: NDArray, seed: int) -> NDArray:

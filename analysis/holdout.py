@@ -5,6 +5,7 @@ their prediction errors move together: n_eff says how many.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from analysis.profiles import Minimum, find_minima, pooled_noise
 
 FEWEST_LOWER = 3
 MOST_ORIGINS = 8
+ROLLING_DRAWS = 100  # of the earlier budgets: their sd is known within 7%
 
 
 def roll(
@@ -36,13 +38,12 @@ def roll(
     """
     budgets = points.budgets
     first = max(min(FEWEST_LOWER, len(budgets) - 1), len(budgets) - MOST_ORIGINS)
+    few = replace(resampling, draws=min(resampling.draws, ROLLING_DRAWS))
     entries = []
     for i in range(first, len(budgets)):
         top = i == len(budgets) - 1
-        tried = laws if top else laws[:1]
-        entries.append(
-            _hold_out(points, budgets[:i], budgets[i], tried, estimator, delta, resampling)
-        )
+        tried, drawn = (laws, resampling) if top else (laws[:1], few)
+        entries.append(_hold_out(points, budgets[:i], budgets[i], tried, estimator, delta, drawn))
     return tuple(entries)
 
 

@@ -1,28 +1,33 @@
 """L_min(C) = E + A C^-gamma through the minima of a few budgets, with an honest interval.
 
 Four noisy minima don't identify E and gamma: least squares then jumps between E = 0 and a curve
-that is flat past the last budget. So the two shape parameters are integrated over, not maximised:
-for each shape on a grid the level of the curve has a closed form, and a prediction is the mixture
-of the Student-t predictions of all shapes, weighted by how well they fit. With many or precise
-minima the weights concentrate and the result is the least-squares curve.
+that is flat past the last budget. So the shape is integrated over, not maximised: on a grid of
+gamma, each with a grid of the reducible share u (L = level x (1 - u + u (C/C_ref)^-gamma)) about
+its best value, the level has a closed form, and a prediction is the mixture of the Student-t
+predictions of all shapes, weighted by how well they fit. With many or precise minima the weights
+concentrate and the result is the least-squares curve.
 
 Prior: gamma log-uniform in [0.02, 0.5] (Kaplan et al. 2020: 0.05 with E = 0; Hoffmann et al. 2022:
 0.15; gamma = alpha beta / (alpha + beta) reaches 0.5 only where both exponents are 1), E uniform
 between 0 and the loss at the middle budget.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
+from scipy.special import stdtr, stdtrit
 
 GAMMA = (0.02, 0.5)
-SLOPE = (1e-4, 0.8)  # -d log L / d log C at the middle budget
-GRID = 41
-ZOOMS = 3
+GAMMAS, SHARES = 81, 25  # nodes
+REACH = 5.0  # standard deviations of the share about its best value
+LIKELY = 1e-5  # of the best weight: what is below is left out
 FEWEST = 3
+GAUSS_NEWTON = 15
+BISECTIONS = 50
+IDENTIFIED = 2.0  # largest ratio of the ends of gamma's 90% interval
+SLOWEST = 1e-3  # -d log L / d log C that still is a fall
 
 
 class CurveStatus(StrEnum):
@@ -55,11 +60,11 @@ class Prediction:
 
     def quantile(self, p: float) -> float:
         """Quantile of the log loss, by bisection on the mixture's distribution function."""
-        reach = student_t.ppf(min(p, 1 - p) * 1e-3, self.dof) * self.scale.max()
+        reach = stdtrit(self.dof, min(p, 1 - p) * 1e-3) * self.scale.max()
         low, high = self.location.min() + reach, self.location.max() - reach
-        for _ in range(60):
+        for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            below = self.weight @ student_t.cdf((middle - self.location) / self.scale, self.dof)
+            below = self.weight @ stdtr(self.dof, (middle - self.location) / self.scale)
             low, high = (middle, high) if below < p else (low, middle)
         return float((low + high) / 2)
 
@@ -77,7 +82,7 @@ class MinLossCurve:
     noise: float = np.nan  # sd of one cell's log loss
     C_ref: float = np.nan
     _gamma: NDArray | None = None  # (k,) shapes, weights and levels
-    _share: NDArray | None = None
+    _share: NDArray | None = None  # (k,) reducible share u
     _weight: NDArray | None = None
     _level: NDArray | None = None
     _level_var: float = np.nan
@@ -120,69 +125,103 @@ def fit_min_loss(
     if len(C) < FEWEST:
         return MinLossCurve(CurveStatus.TOO_FEW, f"{len(C)} minima, {FEWEST} are needed")
     C_ref = float(np.exp(np.mean(np.log(C))))
-    x, y, w = np.log(C / C_ref), np.log(loss), 1 / np.asarray(leverage)
-    # Equal losses to the last bit would make a zero variance: no loss is known that well.
-    floor = len(C) * 1e-16
-    total_dof = dof + len(C) - 1
-    slopes, gammas = np.log(SLOPE), np.log(GAMMA)
-    for zoom in range(ZOOMS):
-        s, g = (v.ravel() for v in np.exp(np.meshgrid(np.linspace(*slopes, GRID),
-                                                      np.linspace(*gammas, GRID))))  # fmt: skip
-        possible = s <= g * (1 + 1e-12)
-        s, g = s[possible], g[possible]
-        share = np.clip(1 - s / g, 0, 1)
-        level, misfit = _levels(x, y, w, g, share)
-        ss = residual_ss + misfit + floor
-        # Density in (log slope, log gamma) of a uniform E share and a log-uniform gamma: s / g.
-        log_weight = -0.5 * total_dof * np.log(ss) + np.log(s / g)
-        weight = np.exp(log_weight - log_weight.max())
-        if zoom < ZOOMS - 1:
-            likely = weight > 1e-5
-            slopes = _around(np.log(s[likely]), slopes)
-            gammas = _around(np.log(g[likely]), gammas)
+    data = _Data(np.log(C / C_ref), np.log(loss), 1 / np.asarray(leverage), residual_ss, dof)
+    nodes = _nodes(data, *GAMMA)
+    likely = nodes.gamma[nodes.log_weight > nodes.log_weight.max() + np.log(LIKELY)]
+    step = (GAMMA[1] / GAMMA[0]) ** (1 / (GAMMAS - 1))
+    low, high = max(likely.min() / step, GAMMA[0]), min(likely.max() * step, GAMMA[1])
+    return _curve(C_ref, data, _nodes(data, low, high))
+
+
+@dataclass(frozen=True, eq=False)
+class _Data:
+    x: NDArray  # (k,) log(C / C_ref)
+    y: NDArray  # (k,) log loss
+    w: NDArray  # (k,) weights
+    residual_ss: float
+    residual_dof: int
+
+    @property
+    def dof(self) -> int:
+        """Degrees of freedom of the noise: one level is fitted, the shape is integrated over."""
+        return self.residual_dof + len(self.x) - 1
+
+    @property
+    def slope(self) -> float:
+        """Slope d log L / d log C of a straight line through the minima."""
+        x = self.x - np.average(self.x, weights=self.w)
+        return float((self.w * x) @ self.y / ((self.w * x) @ x))
+
+    def misfit(self, shape: NDArray) -> tuple[NDArray, NDArray]:
+        """Best level of each shape (..., k), and the sum of squares of everything that is left."""
+        level = ((self.y - shape) @ self.w) / self.w.sum()
+        left = ((self.y - shape - level[..., None]) ** 2) @ self.w
+        # Equal losses to the last bit would make a zero variance: no loss is known that well.
+        return level, self.residual_ss + left + len(self.x) * 1e-16
+
+
+@dataclass(frozen=True, eq=False)
+class _Nodes:
+    gamma: NDArray  # (k,) like the rest
+    share: NDArray
+    level: NDArray
+    ss: NDArray
+    log_weight: NDArray
+
+
+def _nodes(data: _Data, low: float, high: float) -> _Nodes:
+    """Shapes that fit, on a grid of log gamma between two values and of the share for each."""
+    gamma = np.exp(np.linspace(np.log(low), np.log(high), GAMMAS))[:, None]
+    best, sd = _best_share(data, gamma)
+    first, last = np.clip(best - REACH * sd, 1e-6, 1), np.clip(best + REACH * sd, 1e-6, 1)
+    width = np.maximum(last - first, 1e-12)
+    share = first + width * (np.arange(SHARES) + 0.5) / SHARES
+    level, ss = data.misfit(_shape(data.x, gamma[..., None], share[..., None]))
+    log_weight = -0.5 * data.dof * np.log(ss) + np.log(width / SHARES)
+    wide = np.broadcast_to(gamma, share.shape)
+    return _Nodes(*(v.ravel() for v in (wide, share, level, ss, log_weight)))
+
+
+def _best_share(data: _Data, gamma: NDArray) -> tuple[NDArray, NDArray]:
+    """Least-squares share of each gamma (g, 1) and its standard deviation, by Gauss-Newton."""
+    share = np.full_like(gamma, 0.5)
+    for _ in range(GAUSS_NEWTON):
+        decay = np.exp(-gamma * data.x)
+        total = 1 - share + share * decay
+        slope = (decay - 1) / total
+        slope = slope - (slope @ data.w)[:, None] / data.w.sum()
+        level, ss = data.misfit(np.log(total))
+        residual = data.y - np.log(total) - level[:, None]
+        curvature = (slope**2 @ data.w)[:, None]
+        share = np.clip(share + ((slope * residual) @ data.w)[:, None] / curvature, 1e-6, 1)
+    return share, np.sqrt(ss[:, None] / data.dof / curvature)
+
+
+def _curve(C_ref: float, data: _Data, nodes: _Nodes) -> MinLossCurve:
+    kept = nodes.log_weight > nodes.log_weight.max() + np.log(LIKELY)
+    nodes = _Nodes(*(getattr(nodes, f.name)[kept] for f in fields(nodes)))
+    weight = np.exp(nodes.log_weight - nodes.log_weight.max())
     weight /= weight.sum()
-    return _curve(C_ref, g, share, level, ss, weight, total_dof, w)
-
-
-def _curve(
-    C_ref: float, g: NDArray, share: NDArray, level: NDArray, ss: NDArray, weight: NDArray,
-    dof: int, w: NDArray,
-) -> MinLossCurve:  # fmt: skip
-    best = int(np.argmin(ss))
-    scale = float(np.exp(level[best]))
-    order = np.argsort(g)
-    cumulative = np.cumsum(weight[order])
-    low, high = (float(g[order][np.searchsorted(cumulative, p)]) for p in (0.05, 0.95))
+    best = int(np.argmin(nodes.ss))
+    gamma, share, scale = nodes.gamma[best], nodes.share[best], np.exp(nodes.level[best])
+    cumulative = np.cumsum(weight)  # nodes are in order of gamma
+    ends = np.searchsorted(cumulative, [0.05, 0.95])
+    low, high = nodes.gamma[np.minimum(ends, len(weight) - 1)]
     status, reason = CurveStatus.OK, None
-    slope = float(weight @ ((1 - share) * g))
-    if high / low > 3:
+    if high / low > IDENTIFIED:
         status = CurveStatus.FLAT
         reason = f"gamma between {low:.2g} and {high:.2g} fits: E and gamma are not identified"
-    if slope < 2 * SLOPE[0]:
+    if data.slope > -SLOWEST:
         status, reason = CurveStatus.AT_BOUND, "the minima's loss does not fall with C"
     return MinLossCurve(
-        status, reason, E=scale * float(share[best]), gamma=float(g[best]),
-        A=scale * float(1 - share[best]) * C_ref ** float(g[best]), gamma_interval=(low, high),
-        noise=float(np.sqrt(weight @ (ss / dof))), C_ref=C_ref, _gamma=g, _share=share,
-        _weight=weight, _level=level, _level_var=1 / float(w.sum()), _variance=ss / dof, _dof=dof,
+        status, reason, E=float(scale * (1 - share)), gamma=float(gamma),
+        A=float(scale * share * C_ref**gamma), gamma_interval=(float(low), float(high)),
+        noise=float(np.sqrt(weight @ nodes.ss / data.dof)), C_ref=C_ref, _gamma=nodes.gamma,
+        _share=nodes.share, _weight=weight, _level=nodes.level,
+        _level_var=1 / float(data.w.sum()), _variance=nodes.ss / data.dof, _dof=data.dof,
     )  # fmt: skip
 
 
 def _shape(x: NDArray | float, gamma: NDArray, share: NDArray) -> NDArray:
     """Log loss relative to the level, for log(C / C_ref) = x."""
-    return np.log(share + (1 - share) * np.exp(-gamma * x))
-
-
-def _levels(
-    x: NDArray, y: NDArray, w: NDArray, g: NDArray, share: NDArray
-) -> tuple[NDArray, NDArray]:
-    """Best level of each shape, and the weighted sum of squares that is left."""
-    shape = np.stack([_shape(v, g, share) for v in x], axis=1)
-    level = ((y - shape) @ w) / w.sum()
-    return level, ((y - shape - level[:, None]) ** 2) @ w
-
-
-def _around(values: NDArray, bounds: NDArray) -> tuple[float, float]:
-    """Range of the likely values with a margin of a tenth, inside the old bounds."""
-    margin = max(0.1 * np.ptp(values), (bounds[1] - bounds[0]) / GRID)
-    return max(values.min() - margin, bounds[0]), min(values.max() + margin, bounds[1])
+    return np.log(1 - share + share * np.exp(-gamma * x))
