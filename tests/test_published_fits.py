@@ -5,6 +5,7 @@ The sweeps are not in this repository; ISOFLOP_SHARED_DATA names the folder that
 
 import os
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -99,7 +100,7 @@ def test_noise_free_surface_is_recovered(estimator):
 class TestRepeatedData:
     """Muennighoff et al. 2023: the half-life of repeated data is not fixed by their runs."""
 
-    held = {
+    held: ClassVar[dict[str, float]] = {
         "A": np.exp(6.255414),
         "B": np.exp(7.3049974),
         "E": np.exp(0.6254804),
