@@ -37,6 +37,9 @@ SAME_MINIMUM = 1e-6  # relative difference of objectives of starts that ended at
 # Draws of narrower thresholds (l1) stop here: their spread differs by less than a hundredth of it.
 REFIT_DELTA = 1e-4
 HOPS = 4
+# Rows times draws in work at once: of 128 KiB arrays the dozen in use stay in the second-level
+# cache, and are large enough that calls cost more than their overhead.
+CACHED = 16_384
 REFIT_TOLERANCE = 1e-10  # of the objective: a millionth of a draw's own standard error
 GRADIENT_TOLERANCE = 1e-6  # of the size that the gradient's own terms have before they cancel
 
@@ -124,8 +127,8 @@ def fit_law(
         reason = f"{distinct} distinct points cannot fix {wanted} parameters of {law.name}"
         return _unfitted(law, estimator, delta, len(log_loss), held, "too_few", reason)
     problem = build_problem(law, data, log_loss, held=held, weights=row_weights)
-    minimum, counts = search(problem, estimator, delta, row_weights)
-    return _summary(problem, minimum, counts, estimator, delta, row_weights, held)
+    minimum, counts, starts = search(problem, estimator, delta, row_weights)
+    return _summary(problem, minimum, counts, starts, estimator, delta, row_weights, held)
 
 
 def rebuild(
@@ -156,22 +159,24 @@ def refit(fit: LawFit, problem: Problem, weights: Array) -> tuple[Array, Array]:
     """
     start = np.broadcast_to(fit.searched, (len(weights), len(fit.searched)))
     final = final_estimator(fit.estimator, fit.delta)
+    options = {"tolerance": REFIT_TOLERANCE, "width": max(8, CACHED // len(problem.log_loss))}
     if isinstance(final, Huber) and final.delta < REFIT_DELTA:
-        start = minimise(problem, Huber(10 * REFIT_DELTA), start, weights, tolerance=1e-6).z
+        start = minimise(problem, Huber(10 * REFIT_DELTA), start, weights, **options).z
         final = Huber(REFIT_DELTA)
-    minimum = minimise(problem, final, start, weights, tolerance=REFIT_TOLERANCE)
+    minimum = minimise(problem, final, start, weights, **options)
     return problem.coordinates.public(fit.law, minimum.z[:, : problem.size]), minimum.converged
 
 
-def search(problem: Problem, name: str, delta: float, weights: Array) -> tuple[Minimum, Array]:
+def search(problem: Problem, name: str, delta: float, weights: Array) -> tuple[Minimum, Array, int]:
     """Minimise from every start.
 
     Starts that have come to one point go on as one.
 
     Returns:
-        The batch of minima, and how many starts stand behind each.
+        The batch of minima, how many starts stand behind each (none behind rows that a hop
+        appended), and the number of starts.
     """
-    z, counts = starting_points(problem, weights)
+    z, counts, total = starting_points(problem, weights)
     row = weights[None, :]
     final = final_estimator(name, delta)
     deltas = thresholds(name, delta)
@@ -181,7 +186,7 @@ def search(problem: Problem, name: str, delta: float, weights: Array) -> tuple[M
         z, counts = merged(z, counts)
     if final.has_noise:
         z = with_noise(problem, z)
-    return _hop(problem, final, minimise(problem, final, z, row), weights), counts
+    return _hop(problem, final, minimise(problem, final, z, row), weights), counts, total
 
 
 def _hop(problem: Problem, estimator: Estimator, minimum: Minimum, weights: Array) -> Minimum:
@@ -288,6 +293,7 @@ def _summary(
     problem: Problem,
     minimum: Minimum,
     counts: Array,
+    starts: int,
     name: str,
     delta: float,
     weights: Array,
@@ -325,8 +331,8 @@ def _summary(
         status=status,
         reason=reason,
         n=n,
-        starts_n=int(counts.sum()),
-        starts_at_optimum=float(counts[same[: len(counts)]].sum() / counts.sum()),
+        starts_n=starts,
+        starts_at_optimum=float(counts[same[: len(counts)]].sum() / starts),
         condition=condition,
         covariance=None if covariance is None else jacobian @ covariance @ jacobian.T,
         noise=_noise(problem, estimator, z, weights),

@@ -16,6 +16,7 @@ RELATIVE_DECREASE = 1e-15
 # Of a log loss. By Cauchy-Schwarz n residuals then blur the objective by ROUNDING sqrt(n objective).
 ROUNDING = 4e-16
 LIGHT_DAMPING = 1e-2
+STUCK = 1e12  # damping at which a step is rounding
 # Factor on the damping for a ratio of actual to predicted decrease.
 TRUST = ((0.1, 0.25, 0.6, 0.9), (4.0, 1.5, 0.5, 0.1))
 
@@ -54,6 +55,38 @@ def active_bounds(z: Array, gradient: Array, lower: Array, upper: Array) -> Arra
     return ((z <= lower) & (gradient > 0)) | ((z >= upper) & (gradient < 0))
 
 
+@dataclass(frozen=True)
+class _Active:
+    """Rows that are still moving: their numbers, state, weights and step counts."""
+
+    rows: Array
+    z: Array
+    damping: Array
+    steps: Array
+    weights: Array
+    now: Evaluation
+
+    def keep(self, stay: Array) -> _Active:
+        """Rows where `stay` is true."""
+        now = Evaluation(self.now.value[stay], self.now.gradient[stay], self.now.hessian[stay])
+        weights = self.weights if len(self.weights) == 1 else self.weights[stay]
+        return _Active(
+            self.rows[stay], self.z[stay], self.damping[stay], self.steps[stay], weights, now
+        )
+
+    def join(self, other: _Active) -> _Active:
+        """Rows of both, each with weights of its own."""
+        mine, theirs = self.now, other.now
+        now = Evaluation(
+            np.concatenate([mine.value, theirs.value]),
+            np.concatenate([mine.gradient, theirs.gradient]),
+            np.concatenate([mine.hessian, theirs.hessian]),
+        )
+        names = ("rows", "z", "damping", "steps", "weights")
+        parts = [np.concatenate([getattr(self, n), getattr(other, n)]) for n in names]
+        return _Active(*parts, now)
+
+
 def minimise(
     problem: Problem,
     estimator: Estimator,
@@ -63,66 +96,91 @@ def minimise(
     tolerance: float = RELATIVE_DECREASE,
     iterations: int = 200,
     frozen: Array | None = None,
+    width: int | None = None,
 ) -> Minimum:
     """Minimise from each row of `start`.
 
     Args:
         problem, estimator: what to minimise.
         start: (m, r).
-        weights: (m, n) or (1, n) row weights.
-        frozen: (m, r) bool, coordinates that stay where they start.
+        weights: (m, n), or (1, n) for all rows.
         tolerance: stop once a Newton step would lower the objective by less than this share.
         iterations: most steps of a row; a row that needs more is not converged.
+        frozen: (m, r) bool, coordinates that stay where they start.
+        width: most rows at a time; others enter as those leave. All at once where absent. Needs
+            weights for every row.
     """
     lower, upper = bounds(problem, estimator)
-    z = np.clip(start, lower, upper)
-    m = len(z)
-    now = evaluate(problem, estimator, z, weights)
+    start = np.clip(start, lower, upper)
+    m, r = start.shape
+    width = m if width is None else width
     result = Minimum(
-        z.copy(),
-        now.value.copy(),
-        now.gradient.copy(),
-        now.hessian.copy(),
+        np.empty((m, r)),
+        np.empty(m),
+        np.empty((m, r)),
+        np.empty((m, r, r)),
         np.zeros(m, dtype=bool),
         np.zeros(m, dtype=int),
     )
-    shared = len(weights) == 1
-    rows, damping = np.arange(m), np.full(m, 1e-3)
-    total = weights.sum(axis=1)
-    for count in range(1, iterations + 1):
-        step, predicted = damped_step(problem, estimator, now, z, damping, frozen)
-        # a damped step is short whatever the gradient, so only a nearly free one can tell
-        free = damping <= LIGHT_DAMPING
-        size = np.abs(now.value)
-        rounding = ROUNDING * (np.sqrt(total * size) + total * ROUNDING)
-        negligible = free & (predicted <= tolerance * size + rounding)
-        trial_z = np.clip(z + step, lower, upper)
-        trial = evaluate(problem, estimator, trial_z, weights)
-        gain = now.value - trial.value
-        slack = 1e-13 * size + 4.0 * rounding
-        better = np.isfinite(trial.value) & (gain >= np.where(negligible, -slack, 0.0))
-        ratio = gain / np.maximum(predicted, 1e-300)
-        damping = damping * np.where(better, np.interp(ratio, *TRUST), 5.0)
-        damping = np.minimum(np.maximum(damping, 1e-14), 1e12)
-        now = choose(better, trial, now)
-        z = np.where(better[:, None], trial_z, z)
-        stuck = damping >= 1e12
-        leave = negligible | stuck
-        _store(result, rows, z, now, negligible, count)
+
+    def enter(rows: Array) -> _Active:
+        own = weights if len(weights) == 1 else weights[rows]
+        now = evaluate(problem, estimator, start[rows], own)
+        return _Active(
+            rows, start[rows], np.full(len(rows), 1e-3), np.zeros(len(rows), dtype=int), own, now
+        )
+
+    active, waiting = enter(np.arange(min(width, m))), width
+    while len(active.rows):
+        held = None if frozen is None else frozen[active.rows]
+        active, negligible = _advance(problem, estimator, active, tolerance, held)
+        leave = negligible | (active.damping >= STUCK) | (active.steps >= iterations)
         if leave.any():
-            stay = ~leave
-            rows, z, damping = rows[stay], z[stay], damping[stay]
-            now = Evaluation(now.value[stay], now.gradient[stay], now.hessian[stay])
-            weights = weights if shared else weights[stay]
-            total = total if shared else total[stay]
-            frozen = None if frozen is None else frozen[stay]
-        if not len(rows):
-            break
+            _store(result, active.keep(leave), negligible[leave])
+            active = active.keep(~leave)
+            # entering few at a time would evaluate small batches, whose overhead is all they cost
+            if waiting < m and len(active.rows) <= 0.6 * width:
+                last = min(m, waiting + width - len(active.rows))
+                active, waiting = active.join(enter(np.arange(waiting, last))), last
     return result
+
+
+def _advance(
+    problem: Problem,
+    estimator: Estimator,
+    active: _Active,
+    tolerance: float,
+    frozen: Array | None,
+) -> tuple[_Active, Array]:
+    """One damped step of every active row; and which had no decrease left to make."""
+    now, damping, z = active.now, active.damping, active.z
+    step, predicted = damped_step(problem, estimator, now, z, damping, frozen)
+    total, size = active.weights.sum(axis=1), np.abs(now.value)
+    rounding = ROUNDING * (np.sqrt(total * size) + total * ROUNDING)
+    # a damped step is short whatever the gradient, so only a nearly free one can tell
+    negligible = (damping <= LIGHT_DAMPING) & (predicted <= tolerance * size + rounding)
+    trial_z = np.clip(z + step, *bounds(problem, estimator))
+    trial = evaluate(problem, estimator, trial_z, active.weights)
+    gain = now.value - trial.value
+    slack = np.where(negligible, -1e-13 * size - 4.0 * rounding, 0.0)
+    better = np.isfinite(trial.value) & (gain >= slack)
+    ratio = gain / np.maximum(predicted, 1e-300)
+    damping = damping * np.where(better, np.interp(ratio, *TRUST), 5.0)
+    advanced = _Active(
+        active.rows,
+        np.where(better[:, None], trial_z, z),
+        np.minimum(np.maximum(damping, 1e-14), STUCK),
+        active.steps + 1,
+        active.weights,
+        choose(better, trial, now),
+    )
+    return advanced, negligible
 
 
 def choose(better: Array, trial: Evaluation, now: Evaluation) -> Evaluation:
     """Per row the trial where it is better, else what there was."""
+    if better.all():
+        return trial
     return Evaluation(
         np.where(better, trial.value, now.value),
         np.where(better[:, None], trial.gradient, now.gradient),
@@ -130,15 +188,13 @@ def choose(better: Array, trial: Evaluation, now: Evaluation) -> Evaluation:
     )
 
 
-def _store(
-    result: Minimum, rows: Array, z: Array, now: Evaluation, done: Array, count: int
-) -> None:
-    result.z[rows] = z
-    result.value[rows] = now.value
-    result.gradient[rows] = now.gradient
-    result.hessian[rows] = now.hessian
-    result.converged[rows] = done
-    result.iterations[rows] = count
+def _store(result: Minimum, done: _Active, converged: Array) -> None:
+    result.z[done.rows] = done.z
+    result.value[done.rows] = done.now.value
+    result.gradient[done.rows] = done.now.gradient
+    result.hessian[done.rows] = done.now.hessian
+    result.converged[done.rows] = converged
+    result.iterations[done.rows] = done.steps
 
 
 def damped_step(

@@ -15,9 +15,7 @@ from analysis.engine import LawFit, rebuild, refit
 
 Array = np.ndarray
 
-# (draws, rows) arrays of this many doubles (64 KiB) stay in the second-level cache, a dozen at a
-# time, and below the size at which the allocator returns memory to the system after each use.
-CHUNK_ELEMENTS = 8_192
+WEIGHTS_HELD = 1_000_000  # draws times rows of weights in memory at once, 8 MB
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def bootstrap(
     theta = np.full((draws, len(fit.theta)), np.nan)
     converged = np.zeros(draws, dtype=bool)
     rng = np.random.default_rng(seed)
-    chunk = max(8, CHUNK_ELEMENTS // n)
+    chunk = max(50, WEIGHTS_HELD // n // 8)
     for first in range(0, draws, chunk):
         rows = slice(first, min(first + chunk, draws))
         weights = resampling_weights(rng, rows.stop - rows.start, members)
