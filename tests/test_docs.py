@@ -18,13 +18,17 @@ import pytest
 from omegaconf import MISSING
 
 from analysis.averaging import FORMS
+from analysis.estimators import ESTIMATORS
 from analysis.laws import LAWS
+from analysis.profiles import MinimumStatus
 from conf.schema import AppConf
+from models.flops import FlopRule
 from results.provenance import PACKAGES
 from results.record import Record, column_types, describe
 from sweep.arguments import parse
 from sweep.errors import find_one
 from sweep.resolve import resolve
+from sweep.schedule import Schedule
 from sweep.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +36,8 @@ DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 GROUPS = ("grid", "model", "recipe", "data", "cluster", "hardware", "fit", "report", "plan", "run")
 CHINCHILLA = LAWS["chinchilla"]
 HOFFMANN = [1.69, 406.4, 410.7, 0.34, 0.28]  # printed in Hoffmann et al. 2022, section D.3
+# The same before rounding, in the paper's TeX source.
+HOFFMANN_UNROUNDED = [1.6934, np.exp(6.0073404), np.exp(6.0179186), 0.33917084, 0.2849083]
 A100_HOUR = 312e12 * 0.5 * 3600
 
 
@@ -103,6 +109,21 @@ def test_every_law_is_documented_and_the_averaged_ones_are_named():
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.M)) == set(LAWS)
     averaged = method.split("\n## 9. ")[1].split("is averaged (")[0].split("fixed beforehand")[1]
     assert re.findall(r"`(\w+)`", averaged) == list(FORMS)
+
+
+@pytest.mark.parametrize(
+    ("header", "names"),
+    [
+        ("| `flop_rule` | FLOPs per token | source |", list(FlopRule)),
+        ("| schedule | share after warm-up |", ["warm-up", *Schedule]),
+        ("| `fit.estimator` | sum of |", ESTIMATORS),
+        ("| status | |", list(MinimumStatus)),
+    ],
+)
+def test_tables_of_the_method_are_complete(header, names):
+    table = text_of("docs/method.md").split(header)[1].split("\n\n")[0]
+    rows = re.findall(r"^\| `?([\w-]+)`? \|", table, re.M)
+    assert sorted(rows) == sorted(map(str, names))
 
 
 @pytest.mark.parametrize(("file", "command"), list(commands()))
@@ -230,9 +251,19 @@ def test_published_constants_score_what_the_readme_says():
         clipped = np.clip(r, -1e-3, 1e-3)
         return float((clipped * (r - clipped / 2)).sum())
 
-    readme = text_of("README.md")
-    unrounded = [1.6934, np.exp(6.0073404), np.exp(6.0179186), 0.33917084, 0.2849083]
-    epoch = [1.8172, 482.01, 2085.43, 0.3478, 0.3658]
-    for constants, digits in ((HOFFMANN, 2), (unrounded, 2), (epoch, 4)):
-        assert f"{score(constants) * 1e3:.{digits}f}e-3" in readme
-    assert f"{score([1.81722, 477.83, 2143.4, 0.34731, 0.36717]) * 1e3:.4f}e-3" in readme
+    table = {
+        "printed in the Chinchilla paper": (HOFFMANN, 2),
+        "the same before rounding, in the paper's source": (HOFFMANN_UNROUNDED, 2),
+        "Epoch AI's refit": ([1.8172, 482.01, 2085.43, 0.3478, 0.3658], 4),
+        "the minimum": ([1.81722, 477.83, 2143.4, 0.34731, 0.36717], 4),
+    }
+    for name, (constants, digits) in table.items():
+        a = f"{CHINCHILLA.a(constants):.3f}".removeprefix("0")
+        row = f"| {name} | {score(constants) * 1e3:.{digits}f}e-3 | {a} |"
+        assert row in text_of("README.md")
+
+
+def test_citation_has_the_version_of_the_package():
+    version = re.search(r'^version = "(.+)"', text_of("pyproject.toml"), re.M).group(1)
+    assert f"\nversion: {version}\n" in text_of("CITATION.cff")
+    assert f"\n## {version}" in text_of("CHANGELOG.md")
