@@ -17,7 +17,7 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
+from scipy.special import gammaln, stdtr, stdtrit
 
 GAMMA = (0.02, 0.5)
 GAMMAS, SHARES = 81, 25  # nodes
@@ -25,7 +25,7 @@ REACH = 5.0  # standard deviations of the share about its best value
 LIKELY = 1e-5  # of the best weight: what is below is left out
 FEWEST = 3
 GAUSS_NEWTON = 15
-BISECTIONS = 50
+ITERATIONS = 60
 IDENTIFIED = 2.0  # largest ratio of the ends of gamma's 90% interval
 SLOWEST = 1e-3  # -d log L / d log C that still is a fall
 
@@ -59,14 +59,26 @@ class Prediction:
         return float(np.exp(self.quantile(tail))), float(np.exp(self.quantile(1 - tail)))
 
     def quantile(self, p: float) -> float:
-        """Quantile of the log loss, by bisection on the mixture's distribution function."""
+        """Quantile of the log loss: Newton on the mixture's distribution, kept in a bracket."""
         reach = stdtrit(self.dof, min(p, 1 - p) * 1e-3) * self.scale.max()
         low, high = self.location.min() + reach, self.location.max() - reach
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            below = self.weight @ stdtr(self.dof, (middle - self.location) / self.scale)
-            low, high = (middle, high) if below < p else (low, middle)
-        return float((low + high) / 2)
+        at = float(self.weight @ self.location)
+        for _ in range(ITERATIONS):
+            t = (at - self.location) / self.scale
+            excess = float(self.weight @ stdtr(self.dof, t)) - p
+            low, high = (low, at) if excess > 0 else (at, high)
+            power = -(self.dof + 1) / 2
+            density = float((self.weight / self.scale) @ (1 + t**2 / self.dof) ** power)
+            step = excess / (density * _t_constant(self.dof)) if density > 0 else np.inf
+            if abs(step) < 1e-10:
+                break
+            at = at - step if low < at - step < high else (low + high) / 2
+        return float(at)
+
+
+def _t_constant(dof: int) -> float:
+    """Density of Student's t at 0."""
+    return float(np.exp(gammaln((dof + 1) / 2) - gammaln(dof / 2)) / np.sqrt(dof * np.pi))
 
 
 @dataclass(frozen=True, eq=False)
