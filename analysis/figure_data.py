@@ -31,6 +31,12 @@ def entries(fits: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
     return [v for v in value if isinstance(v, Mapping)] if isinstance(value, list) else []
 
 
+def reason_of(value: Any, otherwise: str) -> str:
+    """Why a part is missing, in words."""
+    reason = value.get("reason") if isinstance(value, Mapping) else None
+    return str(reason) if reason else otherwise
+
+
 def cell_table(points: pd.DataFrame | None) -> pd.DataFrame:
     """Cells that were fitted: budget, N, D, C, loss, name, tip."""
     columns = ["budget", "N", "D", "C", "loss", "name", "tip"]

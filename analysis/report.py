@@ -4,7 +4,7 @@ The page is a Document of plain-text blocks (report_answer, report_evidence, rep
 figures are Figures (figures), and report_html and report_markdown put both on paper.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis import figures as fig
 from analysis.figure_data import part
+from analysis.figure_list import make_figures, summary_of
 from analysis.report_answer import answer_section, headline
 from analysis.report_document import Document
 from analysis.report_evidence import evidence_sections
@@ -54,8 +55,8 @@ def write_report(
         The files written, report.html first.
     """
     cells = None if records is None else results_of(records)
-    made = fig.make_figures(fits, points, cells, curves, headline(fits))
-    summary = fig.summary(made)
+    made = make_figures(fits, points, cells, curves, headline(fits))
+    summary = summary_of(made)
     pictures, written = {}, []
     saved = [*made, *([summary] if summary else [])]
     for i, figure in enumerate(saved):
@@ -65,13 +66,8 @@ def write_report(
             pictures[figure.name] = _for_page(figure, drawing)
         if progress is not None:
             progress(i + 1, len(saved))
-    document = Document(
-        title, _subtitle(fits, points), (
-            answer_section(fits),
-            *evidence_sections(fits, set(pictures)),
-            *run_sections(fits, set(pictures), records, cells, plan, command),
-        ),
-    )  # fmt: skip
+    document = compose(fits, set(pictures), records=records, plan=plan, points=points,
+                       title=title, command=command)  # fmt: skip
     captions = {f.name: (f.alt, f.caption) for f in made}
     texts = {
         out / "report.html": to_html(document, pictures),
@@ -81,6 +77,30 @@ def write_report(
     for path in texts:
         path.parent.mkdir(parents=True, exist_ok=True)
     return [fig.write_whole(path, text.encode()) for path, text in texts.items()] + written
+
+
+def compose(
+    fits: Mapping[str, Any],
+    pictures: Collection[str],
+    *,
+    records: pd.DataFrame | None,
+    plan: pd.DataFrame | None,
+    points: pd.DataFrame | None,
+    title: str,
+    command: str,
+) -> Document:
+    """Say everything that the report says; arguments as in `write_report`.
+
+    Args:
+        pictures: names of the figures there are; others are explained away in words.
+    """
+    cells = None if records is None else results_of(records)
+    sections = (
+        answer_section(fits),
+        *evidence_sections(fits, pictures),
+        *run_sections(fits, pictures, records, cells, plan, command),
+    )
+    return Document(title, _subtitle(fits, points), sections)
 
 
 def _for_page(figure: fig.Figure, drawing: fig.Drawing) -> str:

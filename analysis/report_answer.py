@@ -56,7 +56,10 @@ def answer_section(fits: Fits) -> Section:
         blocks.append(Text(_small_print(fits, made), "note"))
     failed = [f for f in forecasts if f not in made]
     blocks += [Text(_failure(f)) for f in failed]
-    if not forecasts:
+    groups = part(fits, "groups")
+    if groups:
+        blocks += _group_blocks(groups)
+    elif not forecasts:
         reasons = [str(f["reason"]) for f in entries(fits, "forecast") if f.get("reason")]
         why = reasons[0] if reasons else "the fit gives no reason"
         blocks.append(Text(f"No forecast could be made: {why}.", "warning"))
@@ -165,13 +168,11 @@ def _table(made: list[Mapping[str, Any]], fits: Fits) -> Table:
         named = {"plain": plain, "through the minima": part(plain, "minima"),
                  "last D/N kept": part(plain, "naive")}  # fmt: skip
         rows += [_row(g, "", name) for name, g in named.items() if known(g.get("N")) is not None]
-    columns = (
-        "C (FLOPs)", "answer", "N*", "D*", "D/N", "loss", "N within .1%", "N within .5%",
-    )  # fmt: skip
-    return table(columns, rows, text=("answer",))
+    return table(_COLUMNS, rows, text=("answer",))
 
 
 _LAW_NAMES = {"average": "average of laws"}
+_COLUMNS = ("C (FLOPs)", "answer", "N*", "D*", "D/N", "loss", "N within .1%", "N within .5%")
 
 
 def _row(f: Mapping[str, Any], C: str, name: str) -> list[str]:
@@ -188,6 +189,21 @@ def _row(f: Mapping[str, Any], C: str, name: str) -> list[str]:
         loss(f.get("loss"), f.get("loss_interval")),
         *between,
     ]
+
+
+def _group_blocks(groups: Mapping[str, Any]) -> list[Block]:
+    """One fit per value of a column: their answers under one another, nothing pooled."""
+    rows = [
+        _row(f, power(f.get("C")), name)
+        for name, group in groups.items()
+        for f in headline(group) or [{}]
+    ]
+    columns = ("C (FLOPs)", "group", *_COLUMNS[2:])
+    words = (
+        f"These are {len(groups)} separate fits, one for each group of runs. Report one group, with "
+        "fit.where=, for its figures."
+    )
+    return [Text(words, "lead"), table(columns, rows, text=("group",))]
 
 
 def _small_print(fits: Fits, made: list[Mapping[str, Any]]) -> str:

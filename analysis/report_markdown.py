@@ -36,7 +36,7 @@ def _block(block: Block, captions: Mapping[str, tuple[str, str]]) -> str:
             return f"{fence}text\n{words}\n{fence}"
         case Picture(name):
             alt, caption = captions[name]
-            return f"![{_text(alt)}](figures/{name}.svg)\n\n{_text(caption)}"
+            return f"![{_text(alt)}](figures/{name}.png)\n\n{_text(caption)}"
         case Table():
             return _table(block)
 
