@@ -203,8 +203,8 @@ def _clash(planned: PlannedCell, old: Sequence[PlannedCell]) -> str | None:
     for other in old:
         theirs = _row(other)
         same_point = all(row[k] == theirs[k] for k in ("budget", "size_id", "seed"))
-        keys = [k for k in row if k != "cell_id"] if same_point else _SHARED
-        for key in keys:
+        others = [k for k in row if k != "cell_id"] if same_point else []
+        for key in (*_SHARED, *others):  # what was set first, what follows from it after
             if row[key] != theirs[key]:
                 return f"{key}={theirs[key]}, not {row[key]}"
     return None
