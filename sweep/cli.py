@@ -62,12 +62,14 @@ def _dispatch(verb: str, words: list[str]) -> int:
             "--multirun makes Cartesian products, which an isoFLOP grid is not: "
             "set grid.budgets and model.ladder, and launch"
         )
-    if any(w.split("=")[0] in _HYDRA_FLAGS for w in words):
-        return _hydra(words)
     from rich.console import Console
 
     from sweep.arguments import parse
 
+    if any(w.split("=")[0] in _HYDRA_FLAGS for w in words):
+        keys = [w for w in words if "=" in w and not w.startswith("-")]
+        parse(verb, keys, VERBS[verb].reads)  # Hydra would say what is wrong in many lines
+        return _hydra(words)
     args = parse(verb, words, VERBS[verb].reads)
     width = None if sys.stdout.isatty() else 200
     return VERBS[verb].do(args, Console(width=width, soft_wrap=True))
@@ -114,9 +116,9 @@ def _overview(verbs: dict) -> str:
 def _help(verb: str, entry) -> str:
     return (
         f"isoflop {verb} [key=value ...]   {entry.help}\n\n"
-        f"Reads: {', '.join(entry.reads)}\n"
+        f"Reads: {', '.join(entry.reads)}   (grid= chooses a group, grid.* are its keys)\n"
         f"Example: {entry.example}\n"
-        f"Every key, its value and where it comes from: isoflop {verb} --cfg job"
+        f"Every key and its value: isoflop {verb} --cfg job; what they mean: docs/config.md"
     )
 
 

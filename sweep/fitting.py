@@ -88,7 +88,7 @@ def collected_records(folder: SweepFolder) -> pd.DataFrame:
 def _fit(
     points: Points, options: FitOptions, curves: pd.DataFrame | None, console: Console
 ) -> Fits:
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("fit", total=1.0)
         say: Callable[[str, float], None] = lambda stage, share: bar.update(  # noqa: E731
             task, completed=share, description=f"fit: {stage}"

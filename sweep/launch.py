@@ -95,11 +95,17 @@ def _slots(hardware: HardwareSettings, workers: int | None, cells: int) -> list[
         raise UsageError(f"cluster.workers={workers} must be at least 1")
     gpus = 0 if hardware.device == "cpu" else _count_gpus()
     threads = {"OMP_NUM_THREADS": str(hardware.threads), "MKL_NUM_THREADS": str(hardware.threads)}
-    cores = max(1, len(os.sched_getaffinity(0)) // hardware.threads)
+    cores = max(1, _count_cores() // hardware.threads)
     n = min(workers or gpus or cores, cells)
     if not gpus:
         return [threads] * n
     return [{**threads, "CUDA_VISIBLE_DEVICES": str(i % gpus)} for i in range(n)]
+
+
+def _count_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # a job may be given fewer cores than there are
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _count_gpus() -> int:
@@ -134,5 +140,6 @@ def _warn_if_few_val_tokens(data: CellData, console: Console) -> None:
     if tokens < LEAST_VAL_TOKENS:
         console.print(
             f"Note: {tokens:,} validation tokens; with fewer than {LEAST_VAL_TOKENS:,} "
-            "differences between cells are noisy. More text or data.validation_share helps."
+            "differences between cells are noisy. Raise data.val_tokens, or "
+            "data.validation_share where the text is short."
         )

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +125,15 @@ def _from_records(resolved: Resolved, asked: str, path: Path) -> Found:
     try:
         records = read_records(path)
         rows: dict[str, Mapping] = {r["cell_id"]: r for r in results_of(records).to_dict("records")}
-        cell = cell_from_row(rows[find_one(asked, list(rows))])
+        row = rows[find_one(asked, list(rows))]
+        cell = cell_from_row(row)
     except (StoreError, ValueError) as e:
         raise UsageError(f"record={path}: {e}") from None
-    return Found(PlannedCell(cell, resolved.data), resolved.folder, records)
+    val_tokens = row["val_tokens"]  # the same text, or the losses can't be compared
+    data = resolved.data
+    if val_tokens == val_tokens and val_tokens:
+        data = replace(data, val_tokens=int(val_tokens), tokenizer=cell.data.tokenizer)
+    return Found(PlannedCell(cell, data), resolved.folder, records)
 
 
 def _open(planned: PlannedCell, folder: SweepFolder, console: Console):

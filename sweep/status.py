@@ -10,8 +10,13 @@ from sweep.errors import UsageError
 from sweep.folder import SweepFolder, read_plan
 
 
-def print_status(folder: SweepFolder, console: Console) -> int:
+def print_status(folder: SweepFolder, where: str, console: Console) -> int:
     """Print counts by budget and the next command; 0 when all is well.
+
+    Args:
+        folder: the sweep.
+        where: the words that name it, for the next command.
+        console: where to print.
 
     Raises:
         UsageError: the sweep was never launched.
@@ -35,9 +40,9 @@ def print_status(folder: SweepFolder, console: Console) -> int:
     console.print(table)
     total = sum(states.values(), Counter())
     if len(done) < len(plan):
-        console.print(f"Go on with: isoflop launch sweep={folder.name}")
+        console.print(f"Go on with: isoflop launch {where}")
     else:
-        console.print(f"Next: isoflop collect sweep={folder.name}")
+        console.print(f"Next: isoflop collect {where}")
     return 1 if total["failed"] or total["diverged"] else 0
 
 

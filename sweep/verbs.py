@@ -35,7 +35,7 @@ def plan(args: Arguments, console: Console) -> int:
 
     hardware_settings(args.app.hardware)
     resolved = resolve(args.app)
-    _check_data(resolved, console)
+    _check_data(resolved, args)
     if args.app.plan.format == "json":
         print_json(resolved)
     elif args.app.plan.format == "table":
@@ -103,7 +103,7 @@ def status(args: Arguments, console: Console) -> int:
     """Count planned, finished and failed cells by budget."""
     from sweep.status import print_status
 
-    return print_status(sweep_folder(args.app), console)
+    return print_status(sweep_folder(args.app), _where(args), console)
 
 
 def collect(args: Arguments, console: Console) -> int:
@@ -132,8 +132,8 @@ def fit(args: Arguments, console: Console) -> int:
         fit_sweep(args.app, sweep_folder(args.app), console)
         console.print(f"Next: isoflop report {_where(args)}")
     else:
-        out = fit_points(args.app, _out(args), console)
-        console.print(f"Next: isoflop report points={args.app.points} out={out}", markup=False)
+        fit_points(args.app, _out(args), console)
+        console.print(f"Next: {_command(args, 'report')}", markup=False)
     return 0
 
 
@@ -190,7 +190,12 @@ VERBS: dict[str, Verb] = {
         "isoflop run grid=smoke cell=c1.4e10-n11k",
     ),
     "status": Verb(status, _SWEEP, "what is done, running, failed", "isoflop status grid=smoke"),
-    "collect": Verb(collect, _SWEEP, "records to records.parquet", "isoflop collect grid=smoke"),
+    "collect": Verb(
+        collect,
+        _SWEEP,
+        "gather records into records.parquet and curves.parquet",
+        "isoflop collect grid=smoke",
+    ),
     "fit": Verb(
         fit,
         (*_SWEEP, "points", "curves", "out", "columns.*", *_FIT),
@@ -223,13 +228,14 @@ def _refuse_unused_fit_keys(args: Arguments) -> None:
         raise UsageError("fit.N chooses among a sweep's own counts; with points=, map columns.N")
 
 
-def _check_data(resolved, console: Console) -> None:
+def _check_data(resolved, args: Arguments) -> None:
     """Compare D with the text where it is prepared already; a plan fetches nothing."""
     from sweep.data import check_epochs, find_prepared, open_data
 
     shards = find_prepared(resolved.data, resolved.folder.data_cache)
     if shards is None:
-        console.print("The data is not prepared yet, so epochs are unknown: isoflop prepare")
+        note = f"The data is not prepared yet, so epochs are unknown: isoflop prepare {_typed(args, 'plan.', 'hardware')}"
+        print(note.rstrip(), file=sys.stderr)  # stdout may be JSON
         return
     data = open_data(shards, resolved.data, resolved.grid.cells[0].model.seq_len)
     check_epochs(list(resolved.grid.cells), data, resolved.data.max_epochs)
