@@ -5,6 +5,7 @@ which its grammar would mangle (`~/r.csv`, `x=1/r.csv`, `3e912345`), and its tra
 """
 
 import re
+import shlex
 from dataclasses import dataclass, fields
 from functools import cache
 
@@ -28,11 +29,21 @@ class Arguments:
     """A composed config, and which keys the person named."""
 
     app: AppConf
-    named: tuple[str, ...]
+    words: tuple[str, ...]  # as typed
+
+    @property
+    def named(self) -> frozenset[str]:
+        """Keys that the person named."""
+        return frozenset(word.partition("=")[0] for word in self.words)
 
     def groups_named(self, *groups: str) -> frozenset[str]:
-        """Those of the named keys that lie in some groups, as typed."""
+        """Those of the named keys that lie in some groups."""
         return frozenset(k for k in self.named if k.split(".")[0] in groups)
+
+    def again(self, verb: str, *groups: str) -> str:
+        """Return a command for the next verb, with what was typed of some groups."""
+        kept = [w for w in self.words if w.partition("=")[0].split(".")[0] in groups]
+        return shlex.join(["isoflop", verb, *kept])
 
 
 def parse(verb: str, words: list[str], reads: tuple[str, ...]) -> Arguments:
@@ -48,11 +59,9 @@ def parse(verb: str, words: list[str], reads: tuple[str, ...]) -> Arguments:
     """
     texts: dict[str, str] = {}
     overrides: list[str] = []
-    named: list[str] = []
     for word in words:
         key, value = _split(word)
         _check_read(key, verb, reads)
-        named.append(key)
         if key in TEXT_KEYS or key.startswith("columns."):
             texts[key] = value
         else:
@@ -60,7 +69,7 @@ def parse(verb: str, words: list[str], reads: tuple[str, ...]) -> Arguments:
     app = _compose(overrides)
     for key, value in texts.items():
         _set_text(app, key, value)
-    return Arguments(app, tuple(named))
+    return Arguments(app, tuple(words))
 
 
 def quoted(word: str) -> str:

@@ -6,16 +6,17 @@ from rich.console import Console
 from rich.table import Table
 
 from results.store import terminal_cells
+from sweep.arguments import Arguments
 from sweep.errors import UsageError
 from sweep.folder import SweepFolder, read_plan
 
 
-def print_status(folder: SweepFolder, where: str, console: Console) -> int:
+def print_status(folder: SweepFolder, args: Arguments, console: Console) -> int:
     """Print counts by budget and the next command; 0 when all is well.
 
     Args:
         folder: the sweep.
-        where: the words that name it, for the next command.
+        args: what was typed, for the next command.
         console: where to print.
 
     Raises:
@@ -40,9 +41,9 @@ def print_status(folder: SweepFolder, where: str, console: Console) -> int:
     console.print(table)
     total = sum(states.values(), Counter())
     if len(done) < len(plan):
-        console.print(f"Go on with: isoflop launch {where}")
+        console.print(f"Go on: {args.again('launch', 'root', 'sweep', 'grid')}", highlight=False)
     else:
-        console.print(f"Next: isoflop collect {where}")
+        console.print(f"Next: {args.again('collect', 'root', 'sweep', 'grid')}", highlight=False)
     return 1 if total["failed"] or total["diverged"] else 0
 
 

@@ -17,6 +17,8 @@ _HARDWARE = ("hardware", "hardware.*")
 _RUN = ("run.evaluations", "run.checkpoint_seconds")
 _SWEEP = ("root", "sweep", "grid")
 _FIT = ("fit", "fit.*")
+_CELL_GROUPS = ("root", "sweep", "grid", "model", "recipe", "data")
+_POINTS = ("points", "curves", "out", "columns", "fit", "report")
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def plan(args: Arguments, console: Console) -> int:
         print_json(resolved)
     elif args.app.plan.format == "table":
         print_table(resolved, console, args.app.hardware.name)
-        console.print(f"Train it with: isoflop launch {_typed(args, 'plan.')}".rstrip())
+        _next(console, "Train it", args.again("launch", *_CELL_GROUPS, "hardware"))
     else:
         raise UsageError(f"plan.format={args.app.plan.format} is unknown; it may be table or json")
     return 0
@@ -60,7 +62,7 @@ def prepare(args: Arguments, console: Console) -> int:
         f"{len(data.tokens.validation):,} validation tokens in {shards}, checksums right.",
         highlight=False,
     )
-    console.print(f"Train on it with: isoflop launch {_typed(args)}".rstrip())
+    _next(console, "Train on it", args.again("launch", *_CELL_GROUPS))
     return 0
 
 
@@ -78,7 +80,7 @@ def launch(args: Arguments, console: Console) -> int:
     )
     for cell_id, reason in bad.items():
         console.print(f"{cell_id}: {reason}", markup=False)
-    console.print(f"Next: isoflop collect {_where(args)}")
+    _next(console, "Next", args.again("collect", *_SWEEP))
     return 1 if bad else 0
 
 
@@ -95,7 +97,7 @@ def run(args: Arguments, console: Console) -> int:
         measure_speed(found, hardware, args.app.run.steps, console)
         return 0
     record = rerun(found, hardware, settings, console)
-    console.print(f"Next: isoflop collect {_where(args)}")
+    _next(console, "Next", args.again("collect", *_SWEEP))
     return 0 if record.status == "finished" else 1
 
 
@@ -103,7 +105,7 @@ def status(args: Arguments, console: Console) -> int:
     """Count planned, finished and failed cells by budget."""
     from sweep.status import print_status
 
-    return print_status(sweep_folder(args.app), _where(args), console)
+    return print_status(sweep_folder(args.app), args, console)
 
 
 def collect(args: Arguments, console: Console) -> int:
@@ -119,7 +121,7 @@ def collect(args: Arguments, console: Console) -> int:
     )
     if got.missing:
         console.print(f"Missing: {', '.join(got.missing[:5])}{' …' * (len(got.missing) > 5)}")
-    console.print(f"Next: isoflop fit {_where(args)}")
+    _next(console, "Next", args.again("fit", *_SWEEP))
     return 0
 
 
@@ -130,10 +132,10 @@ def fit(args: Arguments, console: Console) -> int:
     _refuse_unused_fit_keys(args)
     if args.app.points is None:
         fit_sweep(args.app, sweep_folder(args.app), console)
-        console.print(f"Next: isoflop report {_where(args)}")
+        _next(console, "Next", args.again("report", *_SWEEP))
     else:
         fit_points(args.app, _out(args), console)
-        console.print(f"Next: {_command(args, 'report')}", markup=False)
+        _next(console, "Next", args.again("report", *_POINTS))
     return 0
 
 
@@ -143,7 +145,7 @@ def report(args: Arguments, console: Console) -> int:
     if args.app.points is None and unused:
         raise UsageError(
             f"{unused[0]} is not read here: the report of a sweep shows its fits.json; "
-            f"first: isoflop fit {_where(args)} {unused[0]}=..."
+            f"first: {args.again('fit', *_SWEEP)} {unused[0]}=..."
         )
     return _report(args, console)
 
@@ -152,9 +154,11 @@ def _report(args: Arguments, console: Console) -> int:
     from sweep.reporting import report_points, report_sweep
 
     if args.app.points is None:
-        page = report_sweep(args.app, sweep_folder(args.app), console, _command(args, "report"))
+        page = report_sweep(
+            args.app, sweep_folder(args.app), console, args.again("report", *_SWEEP, *_POINTS)
+        )
     else:
-        page = report_points(args.app, _out(args), console, _command(args, "report"))
+        page = report_points(args.app, _out(args), console, args.again("report", *_SWEEP, *_POINTS))
     console.print(f"Open {page}", highlight=False, markup=False)
     return 0
 
@@ -234,11 +238,17 @@ def _check_data(resolved, args: Arguments) -> None:
 
     shards = find_prepared(resolved.data, resolved.folder.data_cache)
     if shards is None:
-        note = f"The data is not prepared yet, so epochs are unknown: isoflop prepare {_typed(args, 'plan.', 'hardware')}"
-        print(note.rstrip(), file=sys.stderr)  # stdout may be JSON
+        prepare = args.again("prepare", *_CELL_GROUPS)
+        note = f"The data is not prepared yet, so epochs are unknown; first: {prepare}"
+        print(note, file=sys.stderr)  # stdout may be JSON
         return
     data = open_data(shards, resolved.data, resolved.grid.cells[0].model.seq_len)
     check_epochs(list(resolved.grid.cells), data, resolved.data.max_epochs)
+
+
+def _next(console: Console, what: str, command: str) -> None:
+    """Say what to type next, so that it can be pasted."""
+    console.print(f"{what}: {command}", highlight=False, markup=False)
 
 
 def _make_root(root: Path) -> None:
@@ -252,20 +262,3 @@ def _out(args: Arguments) -> Path:
     if args.app.out is None:
         raise UsageError("points=FILE needs out=FOLDER to write to")
     return Path(args.app.out).expanduser()
-
-
-def _typed(args: Arguments, *without: str) -> str:
-    return " ".join(w for w in sys.argv[2:] if not w.startswith(without or ("\0",)))
-
-
-def _where(args: Arguments) -> str:
-    """Return the words that name the sweep again."""
-    return " ".join(w for w in sys.argv[2:] if w.split("=")[0] in _SWEEP)
-
-
-def _command(args: Arguments, verb: str) -> str:
-    import shlex
-
-    words = [w for w in sys.argv[2:] if w.split("=")[0].split(".")[0] in ("root", "sweep", "grid",
-             "points", "out", "columns", "fit", "report")]  # fmt: skip
-    return shlex.join(["isoflop", verb, *words])
