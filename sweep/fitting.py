@@ -153,4 +153,5 @@ def _exponent(name: str, part: Mapping[str, Any], level: str) -> str:
     if a is None:
         return f"{name}: {part.get('status')}, {part.get('reason') or 'no reason given'}"
     spread = f" ({level}: {interval[0]:.3f} .. {interval[1]:.3f})" if interval else ""
-    return f"{name}: N_opt ~ C^{a:.3f}{spread}, {part.get('status', 'ok')}"
+    reason = f" ({part['reason']})" if part.get("reason") else ""
+    return f"{name}: N_opt ~ C^{a:.3f}{spread}, {part.get('status', 'ok')}{reason}"
