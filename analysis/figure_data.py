@@ -55,7 +55,11 @@ def cell_table(points: pd.DataFrame | None) -> pd.DataFrame:
 
 def minimum_table(fits: Fits) -> pd.DataFrame:
     """Minima of approach 2: budget, N, D, loss, status, reason, usable, held_out, tip."""
-    held_out = {known(h.get("budget")) for h in entries(fits, "holdout")[-1:]}
+    held_out = {
+        known(h.get("budget"))
+        for h in entries(fits, "holdout")[-1:]
+        if known(h.get("predicted")) is not None or known(h.get("min_loss_predicted")) is not None
+    }
     rows = []
     for m in entries(part(fits, "approach2"), "minima"):
         values = {k: _or_nan(m.get(k)) for k in ("budget", "N", "D", "loss", "predicted_bias")}

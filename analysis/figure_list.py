@@ -132,16 +132,19 @@ def _min_loss(
     lines = data.min_loss_lines(fits, [*found["budget"], *targets["C"]])
     ratios = [known(data.part(f, "extrapolation").get("C")) for f in forecasts]
     ratios = sorted({r for r in ratios if r is not None and r > 1})
+    errors_words = (
+        " The second panel has the error of each such prediction against how far it extrapolated; "
+        "the dashed line is how far the forecast goes."
+    )
     panels = [lambda ax: plots.plot_min_loss(ax, minima, lines, predictions)]
     if len(errors):
         panels.append(lambda ax: plots.plot_holdout_error(ax, errors, ratios))
     return Figure(
         "holdout",
         "The lowest loss at each budget, and how well it was predicted",
-        "Left: stars are the minima; the diamond at the top budget is its prediction from the "
-        "budgets below, diamonds beyond it are forecasts, all with their intervals. Right: the "
-        "error of each such prediction against how far it extrapolated; the dashed line is how far "
-        "the forecast goes.",
+        "Stars are the minima, lines what laws fitted to all runs say of them. The diamond at the "
+        "top budget is its prediction from the budgets below, diamonds beyond it are forecasts, "
+        "all with their intervals." + (errors_words if len(errors) else ""),
         "Minimum loss against compute with predictions, and their errors by extrapolation ratio.",
         tuple(panels),
         _stacked(minima=minima, law=lines, prediction=predictions, holdout=errors),

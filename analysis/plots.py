@@ -27,6 +27,7 @@ from analysis.plot_style import (
 from analysis.report_numbers import minus, power, short
 
 MOST_LABELS = 9
+FARTHEST = 30.0  # intervals are drawn to this factor beyond everything else
 MOST_TIPS = 1500  # beyond it points are pixels: the page stays under 5 MB
 _LINE_COLOURS = (INK, SECOND, REFERENCE)
 _DASHES = ((0, (1, 2)), (0, (4, 2)), (0, (6, 2, 1, 2)))
@@ -99,6 +100,7 @@ def plot_optimum(
         hover(star, [m.tip])
     _forecasts(ax, targets)
     ax.margins(x=0.06, y=0.08)
+    _stay_near(ax, [*found[what], *line["value"], *targets["value"]])
     log_axis(ax, "x", "flops")
     log_axis(ax, "y", "count")
     if len(found) and references:
@@ -247,6 +249,13 @@ def _forecasts(ax: Axes, targets: pd.DataFrame) -> None:
         mark = ax.scatter([t.C], [t.value], s=38, marker="D", facecolors=PAPER, edgecolors=ACCENT,
                           linewidths=1.4, zorder=3)  # fmt: skip
         hover(mark, [t.tip])
+
+
+def _stay_near(ax: Axes, values: Sequence[float]) -> None:
+    """Make y logarithmic and cut intervals without an end, which would flatten all else."""
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, min(values) / FARTHEST), min(high, max(values) * FARTHEST))
 
 
 def _label_ends(ax: Axes, cells: pd.DataFrame, held_out: set[float]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.figure_data import entries, part
+from analysis.figure_data import entries, part, reason_of
 from analysis.report_document import Block, Section, Table, Text, table
 from analysis.report_numbers import (
     DASH,
@@ -20,6 +20,8 @@ from analysis.report_numbers import (
 )
 
 Fits = Mapping[str, Any]
+IDENTIFIED = 10.0  # an interval wider than this factor names no size
+
 _RECIPE = {
     "not_probed": (
         "The recipe was not probed: nothing here shows that the learning rate and the batch stay "
@@ -97,6 +99,12 @@ def _warnings(fits: Fits, made: list[Mapping[str, Any]]) -> list[str]:
                 "other's interval, so the choice of method decides; train more budgets before "
                 "acting on either."
             )
+    law = part(fits, "approach3")
+    if made and law.get("status") not in ("ok", None):
+        words.append(
+            f"The law of approach 3 is not settled ({law['status']}: "
+            f"{reason_of(law, 'no reason given')}), so read the forecast as a guess."
+        )
     recipes = {str(f.get("recipe")) for f in made}
     words += [_RECIPE[r] for r in sorted(recipes) if r in _RECIPE]
     words += [
@@ -115,6 +123,13 @@ def _sentence(f: Mapping[str, Any], fits: Fits) -> str:
     level = percent(fits.get("level"), signed=False)
     if N is None or D is None:
         return f"{start}, expect {expected} ({level} interval); no optimal N is known."
+    ends = known_pair(f.get("N_interval"))
+    if ends is not None and ends[1] > IDENTIFIED * ends[0]:
+        low, high = count(ends[0], 2), count(ends[1], 2)
+        return (
+            f"{start}, these runs do not fix N*: the estimate is {count(N, 2)} parameters, its "
+            f"{level} interval runs from {low} to {high}. Expect {expected}."
+        )
     return (
         f"{start}, train N* = {count_with_interval(N, f.get('N_interval'))} parameters on D* = "
         f"{count_with_interval(D, f.get('D_interval'))} tokens, {significant(D / N, 2)} tokens a "

@@ -135,6 +135,8 @@ def _exponent_row(fits: Fits, name: str) -> list[str]:
         shown = [exponent(law.get("exponent"), law.get("ci")) for law in laws]
     status = str(approach.get("status") or "ok")
     note = "" if status == "ok" else f"{status}: {reason_of(approach, 'no reason given')}"
+    if approach.get("undecayed"):
+        note = f"{note}; " * bool(note) + "biased: its curves had not decayed their learning rate"
     return [_NAMES[name], *shown, note]
 
 

@@ -1,5 +1,6 @@
 """The section that puts the laws side by side, with their conflicts and what moves them."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -96,7 +97,8 @@ def _conflict(c: Mapping[str, Any]) -> str:
     show = loss if quantity.startswith("loss") else count_with_interval
     show = exponent if quantity in ("a", "b") else show
     first, second = (show(v, i) for v, i in zip(values, intervals, strict=True))
-    return f"{quantity}: {first} by {c.get('first')}, {second} by {c.get('second')}."
+    names = [re.sub(r"^approach(\d)$", r"approach \1", str(c.get(k))) for k in ("first", "second")]
+    return f"{quantity}: {first} by {names[0]}, {second} by {names[1]}."
 
 
 def _law_row(e: Mapping[str, Any]) -> list[str]:

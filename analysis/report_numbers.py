@@ -52,11 +52,13 @@ def count(value: Any, digits: int = 3) -> str:
     x = known(value)
     if x is None:
         return DASH
+    if 0 < x < 1:
+        return "under 1"  # of a thing that is counted
     x = float(f"{x:.{digits - 1}e}")
     for size, suffix in _SUFFIXES:
         if size <= abs(x) < 1e15:
             return significant(x / size, digits) + suffix
-    return significant(x, digits) if 1e-3 <= abs(x) < 1e3 else power(x, digits)
+    return significant(x, digits) if abs(x) < 1e3 else power(x, digits)
 
 
 def power(value: Any, digits: int = 2) -> str:
@@ -145,7 +147,7 @@ def exponent(value: Any, interval: Any = None) -> str:
         return DASH
     if ends is None:
         return minus(f"{x:.2f}")
-    decimals = decimals_for((ends[1] - ends[0]) / 2, fewest=1, most=4)
+    decimals = decimals_for((ends[1] - ends[0]) / 2, most=4)
     low, high = (f"{e:.{decimals}f}" for e in ends)
     return minus(f"{x:.{decimals}f}{NBSP}[{low},{NBSP}{high}]")
 
@@ -183,9 +185,11 @@ def minus(text: str) -> str:
 
 
 def parameter(value: Any) -> str:
-    """Show a law's constant: three digits, as a power of ten where it is large."""
+    """Show a law's constant: three digits, as a power of ten where it is large or tiny."""
     x = known(value)
-    return power(x, 3) if x is not None and abs(x) >= 1e5 else significant(x)
+    if x is None or x == 0 or 1e-3 <= abs(x) < 1e5:
+        return significant(x)
+    return power(x, 3)
 
 
 def short(value: Any) -> str:

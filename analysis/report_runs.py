@@ -210,8 +210,7 @@ def _provenance(fits: Fits, cells: pd.DataFrame | None, command: str) -> list[Bl
         ["N convention", _text(points.get("N_convention"))],
         ["level of intervals", percent(fits.get("level"), signed=False)],
     ]
-    flat = _flattened(part(fits, "provenance"))
-    facts += [[f"fit: {k}", v] for k, v in flat]
+    facts += [[f"fit: {k}", _text(v)] for k, v in part(fits, "provenance").items()]
     for column, name in _OF_CELLS.items() if cells is not None and len(cells) else ():
         values = sorted({_text(v) for v in cells[column].dropna().unique()})
         facts.append([name, ", ".join(values) or DASH])
@@ -244,23 +243,15 @@ _OF_CELLS = {
 }
 
 
-def _flattened(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    pairs = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            pairs += _flattened(value, f"{prefix}{key}.")
-        else:
-            pairs.append((f"{prefix}{key}", _text(value)))
-    return pairs
-
-
 def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_text(v)}" for k, v in value.items()) or DASH
     if isinstance(value, list):
         return ", ".join(map(_text, value)) or DASH
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if isinstance(value, float | np.floating):
-        return significant(value, 6)
+        return f"{value:g}" if np.isfinite(value) else DASH
     return DASH if value is None else str(value)
 
 

@@ -31,7 +31,7 @@ def minima(cells: pd.DataFrame, bad: tuple[float, ...] = ()) -> pd.DataFrame:
         entry = {"budget": budget, "N": best["N"], "D": best["D"], "loss": best["loss"],
                  "status": "ok" if ok else "edge", "reason": None}  # fmt: skip
         rows.append(entry if ok else entry | {"N": None, "D": None, "loss": None})
-    fits = {"approach2": {"minima": rows}, "holdout": [{"budget": BUDGETS[-1]}]}
+    fits = {"approach2": {"minima": rows}, "holdout": [{"budget": BUDGETS[-1], "predicted": 2.3}]}
     return figure_data.minimum_table(fits)
 
 
@@ -168,6 +168,8 @@ def test_unknown_is_never_a_number(unknown):
          "49.47B ± under 0.01%"),
         (report_numbers.exponent(0.4937, [0.47, 0.52]), "0.49 [0.47, 0.52]"),
         (report_numbers.count(999_600), "1.00M"),
+        (report_numbers.count_with_interval(31_000, [3e-18, 150_000]), "31k [under 1, 150k]"),
+        (report_numbers.parameter(1.84e-6), "1.84×10⁻⁶"),
         (report_numbers.power(2.34e12), "2.3×10¹²"),
         (report_numbers.power(1e-7), "10⁻⁷"),
         (report_numbers.power(9.999e11), "10¹²"),
