@@ -20,7 +20,7 @@ from analysis.approach2 import approach2
 from analysis.averaging import FORMS, Average, average
 from analysis.envelope import approach1
 from analysis.fit_options import SIDE_DRAWS, FitOptions
-from analysis.fits_file import Conflict, Fits, PointsSummary, Skipped
+from analysis.fits_file import Conflict, Fits, Holdout, PointsSummary, Skipped
 from analysis.fitted import Fitted, Resampling, fit_points
 from analysis.flop_axis import flop_axis
 from analysis.forecast import Evidence, conflicts_of, disagree, forecast
@@ -88,8 +88,8 @@ def _fit_one(
     if len({m.budget for m in usable}) >= 2:
         N_law = power_law(np.array([m.budget for m in usable]), np.array([m.N for m in usable]))
     evidence = Evidence(
-        points, headline.axis, headline, averaged, plain, minima, N_law, curve, held_out,
-        options.recipe, options.level,
+        points, headline.axis, headline, averaged, plain, minima, N_law, curve,
+        tuple(h for h in held_out if isinstance(h, Holdout)), options.recipe, options.level,
     )  # fmt: skip
     targets = options.targets or (10 * float(points.budgets[-1]),)
     forecasts = tuple(f for C in targets for f in forecast(evidence, C))

@@ -113,17 +113,21 @@ def fit_points(
     """
     extra = extra_columns(points, law)
     arrays = (points.N, points.D, points.loss)
-    fit = fit_law(
-        law, *arrays, estimator=estimator, delta=delta, C=points.C, fixed=fixed, extra=extra
-    )
+    # On rows that follow no law a search runs into its bounds and past the range of floats on the
+    # way; what comes of it is in the fit's status.
+    with np.errstate(all="ignore"):
+        fit = fit_law(
+            law, *arrays, estimator=estimator, delta=delta, C=points.C, fixed=fixed, extra=extra
+        )
     clusters = clusters_of(points, resampling.by)
     count = len(points) if clusters is None else len(np.unique(clusters))
     theta = np.full((0, len(fit.theta)), np.nan)
     if np.all(np.isfinite(fit.theta)) and resampling.draws > 0:
-        theta = bootstrap(
-            fit, *arrays, draws=resampling.draws, clusters=clusters, seed=resampling.seed,
-            C=points.C, extra=extra, progress=progress,
-        ).theta  # fmt: skip
+        with np.errstate(all="ignore"):
+            theta = bootstrap(
+                fit, *arrays, draws=resampling.draws, clusters=clusters, seed=resampling.seed,
+                C=points.C, extra=extra, progress=progress,
+            ).theta  # fmt: skip
     return Fitted(fit, theta, axis or flop_axis(points), count, resampling.level)
 
 
