@@ -32,3 +32,16 @@ def shards(text_folder, tmp_path_factory) -> Path:
 
     cache = tmp_path_factory.mktemp("cache")
     return prepare_data(data_settings(text_folder), cache, lambda line: None)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Return a function that runs the command line in this process."""
+    from sweep import cli
+
+    def command(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["isoflop", *words])
+        monkeypatch.chdir(tmp_path)
+        return cli.main(), *capsys.readouterr()
+
+    return command

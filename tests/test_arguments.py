@@ -1,0 +1,157 @@
+"""Words to a typed config: texts as typed, groups and keys checked, Hydra's errors in one line."""
+
+import string
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sweep.arguments import TEXT_KEYS, parse
+from sweep.errors import UsageError, find_one, nearest
+from sweep.verbs import VERBS
+
+EVERYTHING = ("grid", "grid.*", "model", "model.*", "recipe", "recipe.*", "data", "data.*",
+              "fit", "fit.*", "report.*", *TEXT_KEYS, "columns.*")  # fmt: skip
+HOSTILE = [
+    "~/my runs/r.csv",
+    "x=1/y=2.csv",
+    "runs (1).csv",
+    "a,b,c.csv",
+    "3e912345",
+    "1e5",
+    "{a: b}",
+    "[1,2]",
+    "${oc.env:HOME}",
+    'it\'s "quoted"',
+    "back\\slash\\",
+    "'",
+    "\\'",
+    "a\tb",
+    "ünïcode/😀",
+    "!tag &anchor *ref # no comment",
+    "true",
+    "@package",
+    "-dash",
+    "trailing ",
+]
+
+
+TEXTS = (*TEXT_KEYS, "columns.N")
+
+
+def read(values: dict[str, str]) -> dict[str, str | None]:
+    """Give texts to the config and read them back; one composition for all, for it is slow."""
+    app = parse("fit", [f"{key}={value}" for key, value in values.items()], EVERYTHING).app
+    got = {}
+    for key in values:
+        group, _, name = key.rpartition(".")
+        owner = getattr(app, group) if group else app
+        got[key] = owner[name] if isinstance(owner, dict) else getattr(owner, name)
+    return got
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_text_arrives_as_it_was_typed(value):
+    assert read(dict.fromkeys(TEXTS, value)) == dict.fromkeys(TEXTS, value)
+
+
+@settings(max_examples=15)
+@given(st.fixed_dictionaries({key: st.text(string.printable, min_size=1) for key in TEXTS}))
+def test_any_text_arrives_as_it_was_typed(values):
+    wanted = {key: None if value == "null" else value for key, value in values.items()}
+    assert read(values) == wanted
+
+
+def test_null_unsets_a_text_and_nothing_is_no_value():
+    assert read({"points": "null"}) == {"points": None}
+    with pytest.raises(UsageError, match="points= has no value"):
+        read({"points": ""})
+
+
+def test_other_values_have_types():
+    app = parse(
+        "plan",
+        ["grid=smoke", "grid.budgets=[1e9,2e9]", "grid.seeds=[0,1]", "model.seq_len=64",
+         "model.ladder=[{n_layer:1,d_model:8,n_head:2}]", "recipe.lr=1e-3"],
+        EVERYTHING,
+    ).app  # fmt: skip
+    assert app.grid.name == "smoke"
+    assert app.grid.budgets == [1e9, 2e9]
+    assert app.grid.seeds == [0, 1]
+    assert [(s.n_layer, s.d_model, s.n_head) for s in app.model.ladder] == [(1, 8, 2)]
+    assert app.recipe.lr == 1e-3
+
+
+def test_what_was_named_is_kept():
+    args = parse("plan", ["grid=smoke", "recipe.lr=1", "data.path=x"], EVERYTHING)
+    assert set(args.named) == {"grid", "recipe.lr", "data.path"}
+    assert args.groups_named("recipe", "data") == {"recipe.lr", "data.path"}
+
+
+def test_a_config_depends_on_its_words_only():
+    first = parse("plan", ["grid=smoke", "grid.window=2"], EVERYTHING).app
+    parse("plan", ["grid=single_gpu"], EVERYTHING)
+    assert parse("plan", ["grid=smoke", "grid.window=2"], EVERYTHING).app == first
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("recipe.learning_rate=1", r"recipe\.learning_rate is not a key"),
+        ("grid.budget=1", r"grid\.budget is not a key; did you mean grid\.budgets"),
+        ("gird=smoke", r"gird is not a key; did you mean grid\b"),
+        ("grid=smoky", r"grid=smoky is not a grid; it may be demo, single_gpu, smoke"),
+        ("model=huge", r"model=huge is not a model; it may be micro, small"),
+        ("grid.seeds=1", r"grid\.seeds"),
+        ("grid.window=wide", r"grid\.window: .*'wide'"),
+        ("grid.budgets=[1e9", r"."),
+        ("recipe.batch_rows=1.5", r"recipe\.batch_rows: .*'?1\.5'?"),
+        ("model.ladder=[{n_layer:1}]", r"d_model|ladder"),
+        ("model.ladder=[{n_layer:1,d_model:8,n_head:1,depth:3}]", r"depth"),
+        ("smoke", r"'smoke' is not key=value, such as grid=smoke"),
+        ("=3", r"'=3' is not key=value"),
+        ("--fast", r"'--fast' is not key=value"),
+        ("+grid.extra=1", r"is not key=value"),
+        ("~grid", r"is not key=value"),
+        ("++recipe.lr=1", r"is not key=value"),
+        ("hydra.run.dir=/tmp/x", r"hydra\.run\.dir is not a key"),
+        ("grid.seeds=range(3)", r"."),
+    ],
+)
+def test_a_word_that_says_nothing_is_refused_by_name(word, message):
+    with pytest.raises(UsageError, match=message) as refused:
+        parse("plan", [word], EVERYTHING)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_key_that_a_verb_does_not_read_is_refused(verb):
+    reads = VERBS[verb].reads
+    for key in ("cell=x", "points=x", "plan.format=json", "cluster.workers=1", "recipe.lr=1"):
+        name, top = key.split("=")[0], key.split(".")[0]
+        if name in reads or f"{top}.*" in reads:
+            continue
+        with pytest.raises(UsageError, match=f"is not read by isoflop {verb}"):
+            parse(verb, [key], reads)
+
+
+@given(
+    st.lists(st.text("abc-", min_size=1, max_size=6), min_size=1, max_size=6, unique=True),
+    st.data(),
+)
+def test_an_id_is_found_by_itself_and_by_a_beginning_that_is_its_own(ids, data):
+    wanted = data.draw(st.sampled_from(ids))
+    assert find_one(wanted, ids) == wanted
+    for end in range(1, len(wanted)):
+        asked = wanted[:end]
+        hits = [i for i in ids if i.startswith(asked) or i.rsplit("-", 1)[-1].startswith(asked)]
+        if len(hits) == 1:
+            assert find_one(asked, ids) == wanted
+        elif asked not in ids:
+            with pytest.raises(UsageError, match=f"names {len(hits)} cells"):
+                find_one(asked, ids)
+
+
+def test_near_words_are_suggested():
+    assert nearest("lunch", VERBS)[0] == "launch"
+    assert nearest("zzzzzz", VERBS) == []
