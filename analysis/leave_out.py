@@ -29,8 +29,11 @@ def leave_out(points: Points, fitted: Fitted, C: float) -> tuple[LeverageRow | S
     law, n = fitted.fit.law, len(points)
     extra = extra_columns(points, law.name)
     problem = rebuild(fitted.fit, points.N, points.D, points.loss, C=points.C, extra=extra)
-    with np.errstate(all="ignore"):  # as in fit_points
-        theta, converged = refit(fitted.fit, problem, 1 - np.eye(n))
+    try:
+        with np.errstate(all="ignore"):  # as in fit_points
+            theta, converged = refit(fitted.fit, problem, 1 - np.eye(n))
+    except np.linalg.LinAlgError as e:
+        return (Skipped(str(e), "failed"),)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         N, D = fitted.axis.optimum(law, theta, C)
         at_N, at_D = fitted.optimum(C)
