@@ -87,15 +87,15 @@ def profile_lines(cells: pd.DataFrame, minima: pd.DataFrame) -> pd.DataFrame:
     lies closest to the cells within a factor 4 of the vertex.
 
     Returns:
-        budget, N, loss, and `fitted`: "yes" on the parabola, "left" or "right" from its end to the
-        cells outside the window, "no" where there is none.
+        budget, N, loss, and `kind`: parabola; left or right, from its end to the cells outside the
+        window; joined, where there is none.
     """
     found = {m.budget: m for m in minima[minima["usable"]].itertuples()}
-    lines = [cells.iloc[:0][["budget", "N", "loss"]].assign(fitted="")]
+    lines = [cells.iloc[:0][["budget", "N", "loss"]].assign(kind="")]
     for budget, own in cells.groupby("budget"):
         m = found.get(budget)
         if m is None:
-            lines.append(own[["budget", "N", "loss"]].assign(fitted="no"))
+            lines.append(own[["budget", "N", "loss"]].assign(kind="joined"))
             continue
         x = np.log(own["N"].to_numpy(float) / m.N)
         near = np.abs(x) <= np.log(4.01)
@@ -105,11 +105,11 @@ def profile_lines(cells: pd.DataFrame, minima: pd.DataFrame) -> pd.DataFrame:
         parabola = pd.DataFrame(
             {"budget": budget, "N": m.N * np.exp(at), "loss": m.loss + curvature * at**2}
         )
-        lines.append(parabola.assign(fitted="yes"))
+        lines.append(parabola.assign(kind="parabola"))
         for side, outside, end in (("left", x < at[0], 0), ("right", x > at[-1], -1)):
             if outside.any():
                 rest = pd.concat([own.loc[outside, ["budget", "N", "loss"]], parabola.iloc[[end]]])
-                lines.append(rest.sort_values("N").assign(fitted=side))
+                lines.append(rest.sort_values("N").assign(kind=side))
     return pd.concat(lines, ignore_index=True)
 
 
@@ -228,7 +228,7 @@ def curve_table(
         most_steps: points of one line.
     """
     empty = pd.DataFrame({"cell_id": [], "budget": [], "tokens": [], "loss": []})
-    if cells is None or curves is None or curves.empty or "tokens" not in curves:
+    if cells is None or curves is None or cells.empty or "tokens" not in curves:
         return empty
     measured = [c for c in CURVE_LOSSES if c in curves and curves[c].notna().any()]
     if not measured:

@@ -74,7 +74,7 @@ def _profiles(cells: pd.DataFrame, minima: pd.DataFrame) -> Figure | None:
         "no minimum was fitted.",
         f"Loss against parameters for {n} budgets; {found} have a fitted minimum.",
         (lambda ax: plots.plot_profiles(ax, cells, minima, lines),),
-        _stacked(cells=cells, minima=minima, fitted=lines),
+        _stacked(cells=cells, minima=minima, line=lines),
     )
 
 
@@ -200,7 +200,7 @@ def _utilisation(cells: pd.DataFrame | None) -> Figure | None:
         "Throughput at the median step, and what share of the peak rate the model's FLOPs reach.",
         "Tokens per second and utilisation against parameters.",
         tuple(panels),
-        table,
+        table.drop(columns="percent"),
     )
 
 

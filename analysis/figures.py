@@ -26,6 +26,7 @@ COLUMNS = {
     "fitted": "loss that the law of approach 3 gives",
     "residual": "observed over fitted loss, minus 1",
     "D_per_N": "tokens per parameter",
+    "kind": "of line: parabola, or left, right, joined where it only joins cells",
     "name": "the run, or the law",
     "usable": "whether the budget's minimum enters laws",
     "held_out": "whether the budget was predicted from the ones below it",

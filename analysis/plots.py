@@ -40,15 +40,15 @@ def plot_profiles(ax: Axes, cells: pd.DataFrame, minima: pd.DataFrame, lines: pd
         ax: where to draw.
         cells: budget (FLOPs), N, loss, tip.
         minima: budget, N, loss, usable, held_out, tip.
-        lines: budget, N, loss, fitted ("yes" on a parabola, else the cells joined).
+        lines: budget, N, loss, kind (parabola, or else cells joined).
     """
     colours = budget_colours([*cells["budget"], *minima["budget"]])
     usable = set(minima.loc[minima["usable"], "budget"])
     held_out = set(minima.loc[minima["held_out"], "budget"])
     for budget, colour in colours.items():
         fitted = budget in usable
-        for kind, line in lines[lines["budget"] == budget].groupby("fitted"):
-            style = {"ls": "-"} if kind == "yes" else {"ls": (0, (3, 3)), "lw": 1.0}
+        for kind, line in lines[lines["budget"] == budget].groupby("kind"):
+            style = {"ls": "-"} if kind == "parabola" else {"ls": (0, (3, 3)), "lw": 1.0}
             ax.plot(line["N"], line["loss"], color=colour, zorder=2, **style)
         own = cells[cells["budget"] == budget]
         _points(ax, own["N"], own["loss"], own["tip"], colour, hollow=not fitted)

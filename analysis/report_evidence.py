@@ -98,9 +98,9 @@ _SOURCES = {
     "Hoffmann": ("Hoffmann et al. 2022", "arXiv:2203.15556; approach 1"),
 }
 _NAMES = {
-    "approach1": "approach 1, envelope of training curves",
-    "approach2": "approach 2, minima of the profiles",
-    "approach3": "approach 3, parametric law",
+    "approach1": "approach 1, envelope",
+    "approach2": "approach 2, minima",
+    "approach3": "approach 3, law",
 }
 
 

@@ -110,7 +110,8 @@ def _health(
     fits: Fits, records: pd.DataFrame | None, cells: pd.DataFrame | None, plan: pd.DataFrame | None
 ) -> list[Block]:
     trouble = [*_missing(cells, plan), *_ended_badly(cells), *_excluded(fits)]
-    trouble += [*_unbracketed(fits), *_epochs(cells), *_warned(fits), *_reruns(records)]
+    trouble += [*_unbracketed(fits), *_epochs(cells), *_outside(cells), *_warned(fits)]
+    trouble += _reruns(records)
     if cells is None:
         trouble.append("No records were given, so how the runs ended is not known.")
     elif len(cells) and not trouble:
@@ -182,6 +183,17 @@ def _epochs(cells: pd.DataFrame | None) -> list[str]:
             "epochs): repeated data is worth less than new data. Use a larger corpus."]  # fmt: skip
 
 
+def _outside(cells: pd.DataFrame | None) -> list[str]:
+    if cells is None:
+        return []
+    outside = cells[cells["recipe_outside_regime"].notna()]
+    if outside.empty:
+        return []
+    why = _some(sorted(set(outside["recipe_outside_regime"].astype(str))), most=3)
+    return [f"{_n(len(outside), 'cell')} outside the regime that the recipe was fitted on ({why}): "
+            "its learning rate and batch are guesses there."]  # fmt: skip
+
+
 def _warned(fits: Fits) -> list[str]:
     warnings = part(fits, "points").get("warnings")
     return [str(w) for w in warnings] if isinstance(warnings, list) else []
@@ -214,6 +226,7 @@ def _provenance(fits: Fits, cells: pd.DataFrame | None, command: str) -> list[Bl
     for column, name in _OF_CELLS.items() if cells is not None and len(cells) else ():
         values = sorted({_text(v) for v in cells[column].dropna().unique()})
         facts.append([name, ", ".join(values) or DASH])
+    facts = [f for f in facts if f[1] != DASH]
     return [
         table(("what", "value"), facts, text=("what", "value")),
         Text("This page is remade by"),

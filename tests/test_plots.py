@@ -81,7 +81,7 @@ def test_a_parabola_through_exact_losses_is_the_parabola():
     fits = {"approach2": {"minima": [
         {"budget": 6e9, "N": 1.3e6, "D": 1e9 / 1.3e6, "loss": 3.0, "status": "ok"}]}}  # fmt: skip
     line = figure_data.profile_lines(table, figure_data.minimum_table(fits))
-    assert set(line["fitted"]) == {"yes"}
+    assert set(line["kind"]) == {"parabola"}
     expected = 3.0 + 0.2 * np.log(line["N"] / 1.3e6) ** 2
     np.testing.assert_allclose(line["loss"], expected, rtol=1e-12)
 

@@ -243,10 +243,12 @@ def test_sweep_health_is_said_in_words(fits, records):
     again = records[records["status"] == "finished"][:1].assign(attempt=1)
     again["val_loss"] *= 1.01
     both = pd.concat([records.assign(epochs=[*[3.0] * 2, *[1.0] * (len(records) - 2)]), again])
+    both["recipe_outside_regime"] = ["D/N is 300", *[None] * (len(both) - 1)]
     plan = pd.DataFrame({"cell_id": [*records["cell_id"], "never-run"]})
     words = words_of(ill, both.reset_index(drop=True), plan=plan, points=points_of(records))
     for said in ("1 of 27 planned cells have no record (never-run)", "1 diverged.",
                  "is edge: the minimum lies below the smallest model. To mend it, add sizes",
+                 "1 cell outside the regime that the recipe was fitted on (D/N is 300)",
                  "2 cells saw data more than once (up to 3 epochs)",
                  "1 cell finished more than once", "attempts differ by up to 1.0%"):  # fmt: skip
         assert said in words
