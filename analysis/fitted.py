@@ -66,6 +66,14 @@ class Fitted:
         """(N, D) of every draw, each (draws,)."""
         return self.axis.optimum(self.fit.law, self.draws, C)
 
+    def exponent(self) -> float:
+        """Exponent a of N_opt ~ C^a at the fit."""
+        return float(self.axis.exponent(self.fit.law, self.fit.theta)) if self.usable else np.nan
+
+    def exponent_draws(self) -> NDArray:
+        """Give the exponent of every draw, (draws,)."""
+        return self.axis.exponent(self.fit.law, self.draws)
+
     def interval(self, draws: NDArray, estimate: float) -> tuple[float, float]:
         """Percentile interval of a positive quantity, see `widened`."""
         if not np.isfinite(estimate) or np.isfinite(draws).sum() < FEWEST_DRAWS:

@@ -24,6 +24,7 @@ class FlopAxis:
     constant: float = 0.0
     N_slope: float = 0.0
     D_slope: float = 0.0
+    span: tuple[float, float] = (1e18, 1e21)  # lowest and highest C of the rows, FLOPs
 
     @property
     def six_nd(self) -> bool:
@@ -55,6 +56,13 @@ class FlopAxis:
         N = N.reshape(np.shape(start))
         return N, self.tokens(N, C)
 
+    def exponent(self, law: Law, theta: NDArray) -> NDArray:
+        """Exponent a of N_opt ~ C^a, (...); between the ends of the rows' C where not 6ND."""
+        if self.six_nd or self.N_slope == self.D_slope == 0:
+            return law.a(theta)
+        low, high = (self.optimum(law, theta, C)[0] for C in self.span)
+        return np.log(high / low) / np.log(self.span[1] / self.span[0])
+
     def _search(self, law: Law, theta: NDArray, start: NDArray, C: float, extra: dict) -> NDArray:
         centre, reach = np.log(start), REACH
         first = np.zeros(len(theta), dtype=bool)
@@ -71,15 +79,16 @@ class FlopAxis:
 
 def flop_axis(points: Points) -> FlopAxis:
     """Fit the relation of a sweep's rows, exactly 6ND where all obey it within 1%."""
-    if points.six_nd:
-        return FlopAxis()
+    span = (float(points.C.min()), float(points.C.max()))
+    if points.six_nd or span[0] == span[1]:
+        return FlopAxis(span=span)
     log_N, log_D = np.log(points.N), np.log(points.D)
     y = np.log(points.C) - np.log(6) - log_N - log_D
     if np.ptp(y) < 0.02:
-        return FlopAxis(constant=float(y.mean()))
+        return FlopAxis(constant=float(y.mean()), span=span)
     X = np.column_stack([np.ones(len(y)), log_N, log_D])
     constant, N_slope, D_slope = np.linalg.lstsq(X, y, rcond=None)[0]
     # Beyond these slopes the relation says that a larger model costs no more.
     if max(abs(N_slope), abs(D_slope)) > 0.9:
-        return FlopAxis(constant=float(y.mean()))
-    return FlopAxis(float(constant), float(N_slope), float(D_slope))
+        return FlopAxis(constant=float(y.mean()), span=span)
+    return FlopAxis(float(constant), float(N_slope), float(D_slope), span)

@@ -37,7 +37,7 @@ def leave_out(points: Points, fitted: Fitted, C: float) -> tuple[LeverageRow | S
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         N, D = fitted.axis.optimum(law, theta, C)
         at_N, at_D = fitted.optimum(C)
-        moved_a = law.a(theta) - law.a(fitted.fit.theta)
+        moved_a = fitted.axis.exponent(law, theta) - fitted.exponent()
         moved_N = np.log(N / at_N)
         if extra or not law.has_optimum:
             moved_loss = np.full(n, np.nan)

@@ -13,7 +13,7 @@ PARAMETERS = ("E", "A", "B", "alpha", "beta")
 def approach3(headline: Fitted, options: FitOptions) -> Approach3:
     """Describe the headline fit."""
     fit = headline.fit
-    a = float(fit.law.a(fit.theta)) if headline.usable else NAN
+    a = headline.exponent()
     converged = np.isfinite(headline.draws).all(axis=1)
     by_size = options.resample == "size" and headline.clusters < fit.n
     return Approach3(
@@ -43,7 +43,7 @@ def law_row(fitted: Fitted, weight: float) -> LawRow:
 
 def exponent_interval(fitted: Fitted, a: float) -> Pair:
     """Interval of the exponent of N_opt from the draws."""
-    return _interval(fitted, fitted.fit.law.a(fitted.draws), a)
+    return _interval(fitted, fitted.exponent_draws(), a)
 
 
 def _parameters(fitted: Fitted) -> dict[str, float]:

@@ -45,11 +45,15 @@ def _conventions(points: Points) -> Iterator[Points]:
 def _refit(points: Points, options: FitOptions, resampling: Resampling) -> Refit:
     fitted = fit_points(points, options.law, options.estimator, options.delta, resampling,
                         fixed=dict(options.fix))  # fmt: skip
-    usable = [m for m in find_minima(points) if m.usable]
-    # Cells of one budget spend different C under another rule: the slope is against the budget.
-    C, N = np.array([m.budget for m in usable]), np.array([m.N for m in usable])
-    slope = power_law(C, N).exponent if len(np.unique(C)) > 1 else NAN
-    a = float(fitted.fit.law.a(fitted.fit.theta)) if fitted.usable else NAN
+    a = fitted.exponent()
     interval = exponent_interval(fitted, a) if fitted.usable else UNKNOWN
-    return Refit(points.flop_rule, points.N_convention, options.law, a, interval, slope,
-                 fitted.fit.status, fitted.fit.reason)  # fmt: skip
+    return Refit(points.flop_rule, points.N_convention, options.law, a, interval,
+                 _profile_exponent(points), fitted.fit.status, fitted.fit.reason)  # fmt: skip
+
+
+def _profile_exponent(points: Points) -> float:
+    """Approach 2's exponent; unknown where cells of one budget differ in C under this rule."""
+    shared = all(np.ptp(np.log(points.C[points.budget == b])) < 0.02 for b in points.budgets)
+    usable = [m for m in find_minima(points) if m.usable] if shared else []
+    C, N = np.array([m.budget for m in usable]), np.array([m.N for m in usable])
+    return power_law(C, N).exponent if len(np.unique(C)) > 1 else NAN
