@@ -42,12 +42,13 @@ def thresholds(name: str, delta: float) -> list[float]:
         name: estimator. delta: Huber's.
     """
     end = {"ls": np.inf, "t4": 1e-2, "l1": L1_DELTA}.get(name, delta)
-    passed = _between(WIDEST, max(end, DIRECT), COARSE)
-    if end < DIRECT:
-        passed += _between(1e-3, end, FINE)[:-1]
-    elif name != "t4":
-        passed = passed[:-1]
-    return passed
+    if end >= WIDEST:
+        return [end, end]  # two rounds at the target itself, after each of which starts are merged
+    if name == "t4":
+        return _between(WIDEST, end, COARSE)
+    if end >= DIRECT:
+        return _between(WIDEST, end, COARSE)[:-1]
+    return _between(WIDEST, 1e-3, COARSE)[:-1] + _between(1e-3, end, FINE)[:-1]
 
 
 def _between(start: float, end: float, factor: float) -> list[float]:
@@ -70,7 +71,15 @@ def follow(
         (m, q), close to the minimum at `target`.
     """
     for delta, narrower in itertools.pairwise([*deltas, target]):
-        z = minimise(problem, Huber(delta), z, weights, tolerance=1e-8, iterations=iterations).z
+        z = minimise(
+            problem,
+            Huber(delta),
+            z,
+            weights,
+            tolerance=1e-8,
+            iterations=iterations,
+            correct=problem.multipliers(),
+        ).z
         if narrower < DIRECT:
             z = z + _tangent(problem, delta, narrower, z, weights)
     return z

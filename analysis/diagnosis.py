@@ -17,6 +17,7 @@ SHAPES = ("gamma", "R_D", "R_N", "width")
 FLAT_FACTOR = 3.0
 SUSPICIOUS_SD = 0.25  # of a logarithm; with less, a factor of three is four standard errors away
 HALF_CHI_SQUARED_95 = 1.92  # drop in log likelihood at the ends of a 95% profile interval
+HOPELESS_CONDITION = 1e12  # of the scaled Hessian: beyond it the inverse has no digits left
 RESIDUAL_ROUNDING = 1e-9  # in log loss: what is below is rounding, of the data or of the arithmetic
 
 
@@ -80,9 +81,10 @@ def searched_covariance(
     log_sigma = z[q:] @ problem.noise_features if estimator.has_noise else None
     score = weights * estimator.terms(residual, log_sigma).first[0]
     hessian = _smooth_hessian(problem, estimator, z, weights, residual[0])[np.ix_(free, free)]
-    if not np.isfinite(condition_number(hessian)):
+    if not condition_number(hessian) < HOPELESS_CONDITION:
         return None
-    inverse = np.linalg.inv(hessian)
+    root = np.sqrt(np.diag(hessian))
+    inverse = np.linalg.inv(hessian / np.outer(root, root)) / np.outer(root, root)
     middle = (slopes * score[:, None] ** 2).T @ slopes
     covariance = np.zeros((q, q))
     covariance[np.ix_(free, free)] = inverse @ middle @ inverse * (n / (n - q))
@@ -130,7 +132,16 @@ def profile_points(
         start[2 * i, column] -= np.log(factor)
         start[2 * i + 1, column] += np.log(factor)
         frozen[2 * i : 2 * i + 2, column] = True
-    return minimise(problem, estimator, start, weights[None, :], frozen=frozen, iterations=60)
+    linear = problem.multipliers(extra=len(z) - problem.size)
+    return minimise(
+        problem,
+        estimator,
+        start,
+        weights[None, :],
+        frozen=frozen,
+        correct=linear,
+        iterations=60,
+    )
 
 
 def unidentified(

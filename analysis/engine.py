@@ -28,7 +28,7 @@ from analysis.estimators import (
 )
 from analysis.laws import LAWS, Law, columns
 from analysis.newton import Minimum, active_bounds, bounds, joined, minimise
-from analysis.objective import LOG_SIGMA_RANGE, Problem, build_problem
+from analysis.objective import LOG_SIGMA_RANGE, Problem, build_problem, evaluate
 from analysis.starts import merged, starting_points
 
 Array = np.ndarray
@@ -37,6 +37,7 @@ SAME_MINIMUM = 1e-6  # relative difference of objectives of starts that ended at
 # Draws of narrower thresholds (l1) stop here: their spread differs by less than a hundredth of it.
 REFIT_DELTA = 1e-4
 HOPS = 4
+FINALISTS = 6  # starts still apart after the wide thresholds; those above count as not arrived
 # Rows times draws in work at once: of 128 KiB arrays the dozen in use stay in the second-level
 # cache, and are large enough that calls cost more than their overhead.
 CACHED = 16_384
@@ -176,7 +177,8 @@ def search(problem: Problem, name: str, delta: float, weights: Array) -> tuple[M
         The batch of minima, how many starts stand behind each (none behind rows that a hop
         appended), and the number of starts.
     """
-    z, counts, total = starting_points(problem, weights)
+    z, counts = starting_points(problem, weights)
+    total = int(counts.sum())
     row = weights[None, :]
     final = final_estimator(name, delta)
     deltas = thresholds(name, delta)
@@ -186,7 +188,12 @@ def search(problem: Problem, name: str, delta: float, weights: Array) -> tuple[M
         z, counts = merged(z, counts)
     if final.has_noise:
         z = with_noise(problem, z)
-    return _hop(problem, final, minimise(problem, final, z, row), weights), counts, total
+    if len(z) > FINALISTS:
+        lowest = np.argsort(evaluate(problem, final, z, row).value, kind="stable")[:FINALISTS]
+        z, counts = z[lowest], counts[lowest]
+    linear = problem.multipliers(extra=z.shape[1] - problem.size)
+    minimum = minimise(problem, final, z, row, correct=linear)
+    return _hop(problem, final, minimum, weights), counts, total
 
 
 def _hop(problem: Problem, estimator: Estimator, minimum: Minimum, weights: Array) -> Minimum:
@@ -200,7 +207,10 @@ def _hop(problem: Problem, estimator: Estimator, minimum: Minimum, weights: Arra
         lowest = np.nanmin(minimum.value)
         z = minimum.z[np.nanargmin(minimum.value)]
         away = profile_points(problem, estimator, z, weights, columns)
-        landed = minimise(problem, estimator, away.z, weights[None, :])
+        linear = problem.multipliers(extra=len(z) - problem.size)
+        landed = minimise(
+            problem, estimator, away.z, weights[None, :], correct=linear, iterations=80
+        )
         minimum = joined(minimum, landed)
         if not np.nanmin(minimum.value) < lowest - SAME_MINIMUM * abs(lowest):
             break

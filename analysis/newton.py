@@ -16,6 +16,7 @@ RELATIVE_DECREASE = 1e-15
 # Of a log loss. By Cauchy-Schwarz n residuals then blur the objective by ROUNDING sqrt(n objective).
 ROUNDING = 4e-16
 LIGHT_DAMPING = 1e-2
+AFTER_REFUSAL = 1e-4  # at least: from a lighter one it would take many more refusals to matter
 STUCK = 1e12  # damping at which a step is rounding
 # Factor on the damping for a ratio of actual to predicted decrease.
 TRUST = ((0.1, 0.25, 0.6, 0.9), (4.0, 1.5, 0.5, 0.1))
@@ -97,6 +98,7 @@ def minimise(
     iterations: int = 200,
     frozen: Array | None = None,
     width: int | None = None,
+    correct: Array | None = None,
 ) -> Minimum:
     """Minimise from each row of `start`.
 
@@ -109,6 +111,8 @@ def minimise(
         frozen: (m, r) bool, coordinates that stay where they start.
         width: most rows at a time; others enter as those leave. All at once where absent. Needs
             weights for every row.
+        correct: (r,) bool, coordinates to correct by a step of their own where the joint step falls
+            short; see `_corrected`.
     """
     lower, upper = bounds(problem, estimator)
     start = np.clip(start, lower, upper)
@@ -133,7 +137,7 @@ def minimise(
     active, waiting = enter(np.arange(min(width, m))), width
     while len(active.rows):
         held = None if frozen is None else frozen[active.rows]
-        active, negligible = _advance(problem, estimator, active, tolerance, held)
+        active, negligible = _advance(problem, estimator, active, tolerance, held, correct)
         leave = negligible | (active.damping >= STUCK) | (active.steps >= iterations)
         if leave.any():
             _store(result, active.keep(leave), negligible[leave])
@@ -151,6 +155,7 @@ def _advance(
     active: _Active,
     tolerance: float,
     frozen: Array | None,
+    correct: Array | None,
 ) -> tuple[_Active, Array]:
     """One damped step of every active row; and which had no decrease left to make."""
     now, damping, z = active.now, active.damping, active.z
@@ -161,11 +166,17 @@ def _advance(
     negligible = (damping <= LIGHT_DAMPING) & (predicted <= tolerance * size + rounding)
     trial_z = np.clip(z + step, *bounds(problem, estimator))
     trial = evaluate(problem, estimator, trial_z, active.weights)
+    if correct is not None:
+        trial_z, trial = _corrected(
+            problem, estimator, active, trial_z, trial, predicted, correct, frozen
+        )
     gain = now.value - trial.value
     slack = np.where(negligible, -1e-13 * size - 4.0 * rounding, 0.0)
     better = np.isfinite(trial.value) & (gain >= slack)
     ratio = gain / np.maximum(predicted, 1e-300)
-    damping = damping * np.where(better, np.interp(ratio, *TRUST), 5.0)
+    damping = np.where(
+        better, damping * np.interp(ratio, *TRUST), np.maximum(5.0 * damping, AFTER_REFUSAL)
+    )
     advanced = _Active(
         active.rows,
         np.where(better[:, None], trial_z, z),
@@ -175,6 +186,45 @@ def _advance(
         choose(better, trial, now),
     )
     return advanced, negligible
+
+
+def _corrected(
+    problem: Problem,
+    estimator: Estimator,
+    active: _Active,
+    trial_z: Array,
+    trial: Evaluation,
+    predicted: Array,
+    correct: Array,
+    frozen: Array | None,
+) -> tuple[Array, Evaluation]:
+    """Where a joint step disappoints, step once more in the multipliers alone.
+
+    The valley between the exponents and the multipliers is curved: a straight step leaves it. The
+    loss is nearly linear in the multipliers, so that one step in them returns to its floor.
+    """
+    gain = active.now.value - trial.value
+    rows = np.flatnonzero(~(gain > 0.5 * predicted) & np.isfinite(trial.value))
+    if not len(rows):
+        return trial_z, trial
+    fixed = np.broadcast_to(~correct, (len(rows), len(correct)))
+    if frozen is not None:
+        fixed = fixed | frozen[rows]
+    part = Evaluation(trial.value[rows], trial.gradient[rows], trial.hessian[rows])
+    light = np.full(len(rows), 1e-3)
+    step, _ = damped_step(problem, estimator, part, trial_z[rows], light, fixed)
+    weights = active.weights if len(active.weights) == 1 else active.weights[rows]
+    again_z = np.clip(trial_z[rows] + step, *bounds(problem, estimator))
+    again = evaluate(problem, estimator, again_z, weights)
+    better = again.value < part.value
+    rows = rows[better]
+    trial_z = trial_z.copy()
+    trial_z[rows] = again_z[better]
+    merged = Evaluation(trial.value.copy(), trial.gradient.copy(), trial.hessian.copy())
+    merged.value[rows] = again.value[better]
+    merged.gradient[rows] = again.gradient[better]
+    merged.hessian[rows] = again.hessian[better]
+    return trial_z, merged
 
 
 def choose(better: Array, trial: Evaluation, now: Evaluation) -> Evaluation:
@@ -215,7 +265,7 @@ def damped_step(
         gradient = np.where(held, 0.0, gradient)
         hessian = np.where(held[:, :, None] | held[:, None, :], 0.0, hessian)
     diagonal = np.abs(np.diagonal(hessian, axis1=1, axis2=2))
-    scale = np.maximum(diagonal, 1e-8 * diagonal.max(axis=1, keepdims=True) + 1e-300)
+    scale = np.maximum(diagonal, 1e-2 * diagonal.max(axis=1, keepdims=True) + 1e-300)
     damped = hessian.copy()
     size = z.shape[1]
     damped.reshape(len(z), -1)[:, :: size + 1] += damping[:, None] * scale + held

@@ -99,6 +99,11 @@ class Problem:
         rows = np.argmax(self.coordinates.free == 1.0, axis=0)
         return [self.law.parameters[i] for i in rows]
 
+    def multipliers(self, extra: int = 0) -> Array:
+        """Mask of the searched coordinates in which the loss is nearly linear, (q + extra,)."""
+        mask = [name in ("E", "A", "B", "G") for name in self.free_names()]
+        return np.array(mask + [False] * extra)
+
     def forms(self, z: Array) -> list[Array]:
         """Form values for (m, q) z: (m, n) each, or (m, 1) where all rows agree."""
         values = []
@@ -271,11 +276,19 @@ def _scatter(targets: list[Array], size: int) -> Array:
     return matrix
 
 
-def evaluate(problem: Problem, estimator: Estimator, z: Array, weights: Array) -> Evaluation:
+def evaluate(
+    problem: Problem,
+    estimator: Estimator,
+    z: Array,
+    weights: Array,
+    *,
+    gauss_newton: bool = False,
+) -> Evaluation:
     """Objective and derivatives at (m, r) z under (m, n) or (1, n) row weights.
 
     With rho(log L - y) the chain rule needs d/dL = rho'/L and d2/dL2 = (rho'' - rho')/L^2; a law
     gives L and its derivatives with respect to the forms, and features turn those into parameters.
+    `gauss_newton` leaves the curvature of log L out of the Hessian, which is then never indefinite.
     """
     q = problem.size
     loss, slopes, bends = problem.law.derivatives(problem.forms(z[:, :q]), problem.data)
@@ -286,7 +299,8 @@ def evaluate(problem: Problem, estimator: Estimator, z: Array, weights: Array) -
     relative = np.reciprocal(loss)
     pull = weights * terms.first
     bend = weights * terms.second
-    bend -= pull
+    if not gauss_newton:
+        bend -= pull
     pull *= relative
     bend *= relative
     bend *= relative
@@ -298,7 +312,9 @@ def evaluate(problem: Problem, estimator: Estimator, z: Array, weights: Array) -
         for j in range(k, len(slopes)):
             block = bent * slopes[j]
             curvature = bends.get((k, j))
-            if curvature is slopes[k]:  # an exponential: its product with pull is there already
+            if gauss_newton:
+                pass
+            elif curvature is slopes[k]:  # an exponential: its product with pull is there already
                 block += pulls[k]
             elif curvature is not None:
                 block += pull * curvature

@@ -20,8 +20,6 @@ Array = np.ndarray
 
 STARTS = 24
 IMPROVEMENTS = 4
-HOPELESS = 4.0  # times the smallest sum of squares
-RESIDUAL_FLOOR = 1e-6  # of log loss: starts that fit this well are all good
 _ABSENT = -80.0  # log of a term that is switched off
 _MULTIPLIERS = ("E", "A", "B", "G")
 _POWERS = (0.05, 0.12, 0.22, 0.35, 0.5, 0.75, 1.1)
@@ -40,9 +38,7 @@ _COUPLING = (0.25, 0.5, 1.0, 2.0)
 _E_SHARES = (0.0, 0.3, 0.6, 0.85)
 
 
-def starting_points(
-    problem: Problem, weights: Array, count: int = STARTS
-) -> tuple[Array, Array, int]:
+def starting_points(problem: Problem, weights: Array, count: int = STARTS) -> tuple[Array, Array]:
     """Improve the best `count` points of the grid.
 
     Args:
@@ -51,20 +47,15 @@ def starting_points(
         count: how many.
 
     Returns:
-        Distinct points (k, q) in searched coordinates, and how many starts came to each. Those
-        whose squares are still several times the best one's are given up; the counts then sum to
-        less than the number of starts, which is the third value.
+        Distinct points (k <= count, q) in searched coordinates, and how many starts came to each.
     """
     z = _project(problem, _grid(problem), weights)
     error = (weights * np.abs(problem.residuals(z))).sum(axis=1)
     order = np.argsort(np.where(np.isfinite(error), error, np.inf), kind="stable")
     z, counts = z[order[:count]], np.ones(min(count, len(z)))
-    total = len(z)
     for _ in range(2):
         z, counts = merged(_improve(problem, z, weights), counts)
-    squares = evaluate(problem, Huber(np.inf), z, weights[None, :]).value
-    near = squares <= HOPELESS * np.min(squares) + weights.sum() * RESIDUAL_FLOOR**2
-    return z[near], counts[near], total
+    return z, counts
 
 
 def merged(z: Array, counts: Array) -> tuple[Array, Array]:
@@ -82,11 +73,11 @@ def _improve(problem: Problem, z: Array, weights: Array) -> Array:
     """
     squares = Huber(np.inf)
     damping = np.full(len(z), 1e-3)
-    now = evaluate(problem, squares, z, weights[None, :])
+    now = evaluate(problem, squares, z, weights[None, :], gauss_newton=True)
     for _ in range(IMPROVEMENTS):
         step, _ = damped_step(problem, squares, now, z, damping)
         trial_z = _project(problem, z + step, weights)
-        trial = evaluate(problem, squares, trial_z, weights[None, :])
+        trial = evaluate(problem, squares, trial_z, weights[None, :], gauss_newton=True)
         better = trial.value <= now.value
         now = choose(better, trial, now)
         z = np.where(better[:, None], trial_z, z)
