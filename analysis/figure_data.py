@@ -37,6 +37,12 @@ def reason_of(value: Any, otherwise: str) -> str:
     return str(reason) if reason else otherwise
 
 
+def loss_unit(fits: Fits) -> str:
+    """Name the unit of the loss, for an axis."""
+    unit = str(part(fits, "points").get("loss_unit") or "nats")
+    return {"nats": "nats/token", "bits": "bits/token", "bpb": "bits/byte"}.get(unit, unit)
+
+
 def cell_table(points: pd.DataFrame | None) -> pd.DataFrame:
     """Cells that were fitted: budget, N, D, C, loss, name, tip."""
     columns = ["budget", "N", "D", "C", "loss", "name", "tip"]

@@ -38,7 +38,7 @@ def make_figures(
     fitted = data.cell_table(points)
     minima = data.minimum_table(fits)
     made = [
-        _profiles(fitted, minima),
+        _profiles(fits, fitted, minima),
         _optimum(fits, minima, forecasts),
         _min_loss(fits, minima, forecasts),
         _residuals(fits, fitted),
@@ -61,10 +61,10 @@ def summary_of(figures: list[Figure]) -> Figure | None:
     )  # fmt: skip
 
 
-def _profiles(cells: pd.DataFrame, minima: pd.DataFrame) -> Figure | None:
+def _profiles(fits: Mapping[str, Any], cells: pd.DataFrame, minima: pd.DataFrame) -> Figure | None:
     if cells.empty:
         return None
-    lines = data.profile_lines(cells, minima)
+    lines, unit = data.profile_lines(cells, minima), data.loss_unit(fits)
     found, n = int(minima["usable"].sum()), cells["budget"].nunique()
     return Figure(
         "profiles",
@@ -73,7 +73,7 @@ def _profiles(cells: pd.DataFrame, minima: pd.DataFrame) -> Figure | None:
         "through the cells near each minimum; stars are the minima. Hollow dots on a dashed line: "
         "no minimum was fitted.",
         f"Loss against parameters for {n} budgets; {found} have a fitted minimum.",
-        (lambda ax: plots.plot_profiles(ax, cells, minima, lines),),
+        (lambda ax: plots.plot_profiles(ax, cells, minima, lines, unit),),
         _stacked(cells=cells, minima=minima, line=lines),
     )
 
@@ -120,7 +120,7 @@ def _min_loss(
 ) -> Figure | None:
     if not minima["usable"].any():
         return None
-    errors = data.holdout_table(fits)
+    errors, unit = data.holdout_table(fits), data.loss_unit(fits)
     targets = data.target_table(forecasts, "loss").rename(columns={"value": "loss"})
     before = errors.tail(1).rename(
         columns={"budget": "C", "predicted": "loss", "predicted_low": "p", "predicted_high": "q"}
@@ -136,7 +136,7 @@ def _min_loss(
         " The second panel has the error of each such prediction against how far it extrapolated; "
         "the dashed line is how far the forecast goes."
     )
-    panels = [lambda ax: plots.plot_min_loss(ax, minima, lines, predictions)]
+    panels = [lambda ax: plots.plot_min_loss(ax, minima, lines, predictions, unit)]
     if len(errors):
         panels.append(lambda ax: plots.plot_holdout_error(ax, errors, ratios))
     return Figure(

@@ -33,7 +33,9 @@ _LINE_COLOURS = (INK, SECOND, REFERENCE)
 _DASHES = ((0, (1, 2)), (0, (4, 2)), (0, (6, 2, 1, 2)))
 
 
-def plot_profiles(ax: Axes, cells: pd.DataFrame, minima: pd.DataFrame, lines: pd.DataFrame) -> Axes:
+def plot_profiles(
+    ax: Axes, cells: pd.DataFrame, minima: pd.DataFrame, lines: pd.DataFrame, unit: str
+) -> Axes:
     """IsoFLOP profiles: loss against N, one curve a budget, its fitted minimum a star.
 
     Args:
@@ -41,6 +43,7 @@ def plot_profiles(ax: Axes, cells: pd.DataFrame, minima: pd.DataFrame, lines: pd
         cells: budget (FLOPs), N, loss, tip.
         minima: budget, N, loss, usable, held_out, tip.
         lines: budget, N, loss, kind (parabola, or else cells joined).
+        unit: of the loss.
     """
     colours = budget_colours([*cells["budget"], *minima["budget"]])
     usable = set(minima.loc[minima["usable"], "budget"])
@@ -60,7 +63,7 @@ def plot_profiles(ax: Axes, cells: pd.DataFrame, minima: pd.DataFrame, lines: pd
     ax.margins(x=0.08, y=0.06)
     log_axis(ax, "x", "count")
     _label_ends(ax, cells, held_out)
-    return dress(ax, "parameters N", "validation loss")
+    return dress(ax, "parameters N", f"validation loss, {unit}")
 
 
 def plot_optimum(
@@ -110,7 +113,7 @@ def plot_optimum(
 
 
 def plot_min_loss(
-    ax: Axes, minima: pd.DataFrame, lines: pd.DataFrame, predictions: pd.DataFrame
+    ax: Axes, minima: pd.DataFrame, lines: pd.DataFrame, predictions: pd.DataFrame, unit: str
 ) -> Axes:
     """Loss of the minima against C, what laws say of it, and what was predicted of held-out ones.
 
@@ -119,6 +122,7 @@ def plot_min_loss(
         minima: budget, loss, usable, held_out, tip.
         lines: name, C, loss: laws fitted on all rows.
         predictions: C, loss, low, high, tip: intervals of held-out budgets and of targets.
+        unit: of the loss.
     """
     colours = budget_colours(minima["budget"])
     ends, names = [], []
@@ -136,7 +140,7 @@ def plot_min_loss(
     log_axis(ax, "x", "flops")
     if names:
         _label_lines(ax, float(lines["C"].max()), ends, names, MUTED)
-    return dress(ax, "C (FLOPs)", "minimum loss")
+    return dress(ax, "C (FLOPs)", f"minimum loss, {unit}")
 
 
 def plot_holdout_error(ax: Axes, errors: pd.DataFrame, targets: Sequence[float]) -> Axes:
@@ -208,7 +212,7 @@ def plot_curves(ax: Axes, curves: pd.DataFrame) -> Axes:
     ax.margins(x=0.06)
     log_axis(ax, "x", "count")
     _label_ends(ax, last.rename(columns={"tokens": "N"}), set())
-    return dress(ax, "training tokens", "loss")
+    return dress(ax, "training tokens", "loss on the small set, nats/token")
 
 
 def plot_by_size(ax: Axes, cells: pd.DataFrame, y: str, y_label: str) -> Axes:

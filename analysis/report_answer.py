@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.figure_data import entries, part, reason_of
+from analysis.figure_data import entries, loss_unit, part, reason_of
 from analysis.report_document import Block, Section, Table, Text, table
 from analysis.report_numbers import (
     DASH,
@@ -119,7 +119,8 @@ def _warnings(fits: Fits, made: list[Mapping[str, Any]]) -> list[str]:
 def _sentence(f: Mapping[str, Any], fits: Fits) -> str:
     N, D = known(f.get("N")), known(f.get("D"))
     start = f"With C = {power(f.get('C'))} FLOPs{_times_top(f)}"
-    expected = f"a validation loss of {loss(f.get('loss'), f.get('loss_interval'))} {_unit(fits)}"
+    unit = loss_unit(fits).replace("/", " a ")
+    expected = f"a validation loss of {loss(f.get('loss'), f.get('loss_interval'))} {unit}"
     level = percent(fits.get("level"), signed=False)
     if N is None or D is None:
         return f"{start}, expect {expected} ({level} interval); no optimal N is known."
@@ -242,10 +243,3 @@ def _small_print(fits: Fits, made: list[Mapping[str, Any]]) -> str:
 def _failure(f: Mapping[str, Any]) -> str:
     at = f"At {power(f.get('C'))} FLOPs no forecast was made"
     return f"{at}: {f.get('reason') or f.get('status') or 'no reason given'}."
-
-
-def _unit(fits: Fits) -> str:
-    unit = part(fits, "points").get("loss_unit") or "nats"
-    return {"nats": "nats a token", "bits": "bits a token", "bpb": "bits a byte"}.get(
-        unit, str(unit)
-    )

@@ -47,7 +47,7 @@ def stars(ax) -> list:
 
 def test_profiles_mark_each_minimum_once(ax, cells):
     found = minima(cells)
-    plots.plot_profiles(ax, cells, found, figure_data.profile_lines(cells, found))
+    plots.plot_profiles(ax, cells, found, figure_data.profile_lines(cells, found), "nats/token")
     at = {tuple(s.get_offsets()[0]) for s in stars(ax)}
     assert at == {(m.N, m.loss) for m in found.itertuples()}
 
@@ -56,7 +56,7 @@ def test_an_unfitted_budget_is_dashed_and_hollow(ax, cells):
     bad = BUDGETS[1]
     found = minima(cells, bad=(bad,))
     lines = figure_data.profile_lines(cells, found)
-    plots.plot_profiles(ax, cells, found, lines)
+    plots.plot_profiles(ax, cells, found, lines, "nats/token")
     assert len(stars(ax)) == len(BUDGETS) - 1
     own = cells[cells["budget"] == bad]
     drawn = [ln for ln in ax.lines if np.array_equal(ln.get_xdata(), own["N"])]
@@ -67,7 +67,7 @@ def test_an_unfitted_budget_is_dashed_and_hollow(ax, cells):
 
 def test_the_held_out_budget_says_so(ax, cells):
     found = minima(cells)
-    plots.plot_profiles(ax, cells, found, figure_data.profile_lines(cells, found))
+    plots.plot_profiles(ax, cells, found, figure_data.profile_lines(cells, found), "nats/token")
     labels = [t.get_text() for t in ax.texts]
     assert [t for t in labels if "held out" in t] == ["2.3×10¹² held out"]
 
@@ -111,7 +111,7 @@ def test_residuals_are_those_of_the_fitted_law(cells):
 
 def test_every_drawn_colour_has_a_dark_member(ax, cells):
     found = minima(cells, bad=(BUDGETS[0],))
-    plots.plot_profiles(ax, cells, found, figure_data.profile_lines(cells, found))
+    plots.plot_profiles(ax, cells, found, figure_data.profile_lines(cells, found), "nats/token")
     known = {to_rgb(c) for c in dark_of()}
     used = {to_rgb(ln.get_color()) for ln in ax.lines}
     used |= {to_rgb(c) for s in ax.collections for c in s.get_edgecolor()}
