@@ -40,9 +40,9 @@ class Arguments:
         """Those of the named keys that lie in some groups."""
         return frozenset(k for k in self.named if k.split(".")[0] in groups)
 
-    def again(self, verb: str, *groups: str) -> str:
-        """Return a command for the next verb, with what was typed of some groups."""
-        kept = [w for w in self.words if w.partition("=")[0].split(".")[0] in groups]
+    def again(self, verb: str, reads: tuple[str, ...]) -> str:
+        """Return a command for the next verb, with what was typed of the keys it reads."""
+        kept = [w for w in self.words if is_read(w.partition("=")[0], reads)]
         return shlex.join(["isoflop", verb, *kept])
 
 
@@ -72,6 +72,11 @@ def parse(verb: str, words: list[str], reads: tuple[str, ...]) -> Arguments:
     return Arguments(app, tuple(words))
 
 
+def is_read(key: str, reads: tuple[str, ...]) -> bool:
+    """Whether a key is among those that a verb reads; `grid.*` stands for all keys of grid."""
+    return key in reads or ("." in key and f"{key.split('.')[0]}.*" in reads)
+
+
 def quoted(word: str) -> str:
     """Return a word as Hydra's grammar must see it, for Hydra's own flags (--cfg job)."""
     key, sep, value = word.partition("=")
@@ -94,8 +99,7 @@ def _check_read(key: str, verb: str, reads: tuple[str, ...]) -> None:
         near = nearest(key, _known_keys())
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UsageError(f"{key} is not a key{hint} List them with: isoflop {verb} --cfg job")
-    top = key.split(".")[0]
-    if key in reads or ("." in key and f"{top}.*" in reads):
+    if is_read(key, reads):
         return
     raise UsageError(
         f"{key} is not read by isoflop {verb}, so it would change nothing: leave it out. "

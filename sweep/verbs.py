@@ -17,8 +17,6 @@ _HARDWARE = ("hardware", "hardware.*")
 _RUN = ("run.evaluations", "run.checkpoint_seconds")
 _SWEEP = ("root", "sweep", "grid")
 _FIT = ("fit", "fit.*")
-_CELL_GROUPS = ("root", "sweep", "grid", "model", "recipe", "data")
-_POINTS = ("points", "curves", "out", "columns", "fit", "report")
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ def plan(args: Arguments, console: Console) -> int:
         print_json(resolved)
     elif args.app.plan.format == "table":
         print_table(resolved, console, args.app.hardware.name)
-        _next(console, "Train it", args.again("launch", *_CELL_GROUPS, "hardware"))
+        _next(console, "Train it", args.again("launch", VERBS["launch"].reads))
     else:
         raise UsageError(f"plan.format={args.app.plan.format} is unknown; it may be table or json")
     return 0
@@ -62,7 +60,7 @@ def prepare(args: Arguments, console: Console) -> int:
         f"{len(data.tokens.validation):,} validation tokens in {shards}, checksums right.",
         highlight=False,
     )
-    _next(console, "Train on it", args.again("launch", *_CELL_GROUPS))
+    _next(console, "Train on it", args.again("launch", VERBS["launch"].reads))
     return 0
 
 
@@ -80,7 +78,7 @@ def launch(args: Arguments, console: Console) -> int:
     )
     for cell_id, reason in bad.items():
         console.print(f"{cell_id}: {reason}", markup=False)
-    _next(console, "Next", args.again("collect", *_SWEEP))
+    _next(console, "Next", args.again("collect", _SWEEP))
     return 1 if bad else 0
 
 
@@ -97,7 +95,7 @@ def run(args: Arguments, console: Console) -> int:
         measure_speed(found, hardware, args.app.run.steps, console)
         return 0
     record = rerun(found, hardware, settings, console)
-    _next(console, "Next", args.again("collect", *_SWEEP))
+    _next(console, "Next", args.again("collect", _SWEEP))
     return 0 if record.status == "finished" else 1
 
 
@@ -121,7 +119,7 @@ def collect(args: Arguments, console: Console) -> int:
     )
     if got.missing:
         console.print(f"Missing: {', '.join(got.missing[:5])}{' …' * (len(got.missing) > 5)}")
-    _next(console, "Next", args.again("fit", *_SWEEP))
+    _next(console, "Next", args.again("fit", _SWEEP))
     return 0
 
 
@@ -132,10 +130,10 @@ def fit(args: Arguments, console: Console) -> int:
     _refuse_unused_fit_keys(args)
     if args.app.points is None:
         fit_sweep(args.app, sweep_folder(args.app), console)
-        _next(console, "Next", args.again("report", *_SWEEP))
+        _next(console, "Next", args.again("report", _SWEEP))
     else:
         fit_points(args.app, _out(args), console)
-        _next(console, "Next", args.again("report", *_POINTS))
+        _next(console, "Next", args.again("report", VERBS["report"].reads))
     return 0
 
 
@@ -145,7 +143,7 @@ def report(args: Arguments, console: Console) -> int:
     if args.app.points is None and unused:
         raise UsageError(
             f"{unused[0]} is not read here: the report of a sweep shows its fits.json; "
-            f"first: {args.again('fit', *_SWEEP)} {unused[0]}=..."
+            f"first: {args.again('fit', _SWEEP)} {unused[0]}=..."
         )
     return _report(args, console)
 
@@ -155,10 +153,12 @@ def _report(args: Arguments, console: Console) -> int:
 
     if args.app.points is None:
         page = report_sweep(
-            args.app, sweep_folder(args.app), console, args.again("report", *_SWEEP, *_POINTS)
+            args.app, sweep_folder(args.app), console, args.again("report", (*_SWEEP, "report.*"))
         )
     else:
-        page = report_points(args.app, _out(args), console, args.again("report", *_SWEEP, *_POINTS))
+        page = report_points(
+            args.app, _out(args), console, args.again("report", VERBS["report"].reads)
+        )
     console.print(f"Open {page}", highlight=False, markup=False)
     return 0
 
@@ -238,7 +238,7 @@ def _check_data(resolved, args: Arguments) -> None:
 
     shards = find_prepared(resolved.data, resolved.folder.data_cache)
     if shards is None:
-        prepare = args.again("prepare", *_CELL_GROUPS)
+        prepare = args.again("prepare", VERBS["prepare"].reads)
         note = f"The data is not prepared yet, so epochs are unknown; first: {prepare}"
         print(note, file=sys.stderr)  # stdout may be JSON
         return
