@@ -187,7 +187,7 @@ def discrepancy_variance(ratio: float) -> float:
 
     The rms error of the averaged forms grows as 0.022 log10(C / C_max) up to 30x on public sweeps
     with a tuned recipe (tests/bench/backtest.py: 0.4% at 2x, 2.7% at 12x); where the recipe was
-    not tuned it is two to three times that, which no sweep can see from within.
+    not tuned it is three to five times that, which no sweep can see from within.
     """
     return (DISCREPANCY * np.log10(max(ratio, 1.0))) ** 2
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from analysis.fit import fit
 from analysis.fit_options import FitOptions
 from analysis.fits_file import read_fits
-from analysis.points import PointsError, load_points
+from analysis.points import PointsError, load_points, points_from_records
+from tests.report_inputs import planted_records
 
 EPOCH = ("chinchilla_epoch245.csv", {"excluded": "excluded_by_epoch"})
 
@@ -148,6 +149,20 @@ def test_curves_give_approach_1():
 def test_wrong_options_list_the_right_ones(option, text):
     with pytest.raises(PointsError, match=text):
         fit(planted(), FitOptions(**option)) if "law" in option else FitOptions(**option)
+
+
+def test_our_records_are_refitted_under_other_conventions():
+    """The other N are multiples of N_flops here, so a is the same under each."""
+    fits = fit(points_from_records(planted_records()), draws=40)
+    assert fits.points.N_convention == "flops"
+    assert [e.row for e in fits.points.excluded] == ["c6e+10-n50k-s0-00000019"]
+    by_N = {r.N_convention: r for r in fits.refits if r.flop_rule == "palm"}
+    assert set(by_N) == {"total", "non_embedding", "matmul"}
+    for refit in by_N.values():
+        assert refit.a == pytest.approx(fits.approach3.a, abs=0.01)
+        assert refit.a_interval[0] <= refit.a <= refit.a_interval[1]
+        assert refit.approach2_exponent == pytest.approx(fits.approach2.N_opt.exponent, abs=0.01)
+    assert {r.flop_rule for r in fits.refits} >= {"6nd", "kaplan", "palm_causal", "chinchilla"}
 
 
 def numbers_of(value):
