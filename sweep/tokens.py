@@ -98,7 +98,10 @@ def prepare(spec: DataSpec, cache: Path, say: Callable[[str], None] = print) -> 
     try:
         with _lock(cache, say):
             if not _is_whole(folder, say):
-                _build(spec, cache, folder, say)
+                try:
+                    _build(spec, cache, folder, say)
+                finally:
+                    _clear_leftovers(cache)
     except OSError as e:
         where = e.filename or cache
         raise DataError(f"can't write prepared data: {e.strerror} ({where})") from None
@@ -125,8 +128,7 @@ def vocabulary(tokenizer: str, byte_counts: np.ndarray) -> np.ndarray:
 
 
 def _build(spec: DataSpec, cache: Path, folder: Path, say: Callable[[str], None]) -> None:
-    for leftover in cache.glob(".build-*"):  # nobody else's: the lock is held
-        shutil.rmtree(leftover, ignore_errors=True)
+    _clear_leftovers(cache)
     part = cache / f".build-{uuid.uuid4().hex}"
     part.mkdir()
     source = _source(spec, cache, say)
@@ -154,6 +156,11 @@ def _build(spec: DataSpec, cache: Path, folder: Path, say: Callable[[str], None]
         folder.rename(part.with_name(f"{part.name}-damaged"))
     part.rename(folder)
     say(_summary(manifest))
+
+
+def _clear_leftovers(cache: Path) -> None:
+    for leftover in cache.glob(".build-*"):  # nobody else's: the lock is held
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _source(spec: DataSpec, cache: Path, say: Callable[[str], None]) -> Source:
