@@ -128,7 +128,7 @@ def _compose(overrides: list[str]) -> AppConf:
     try:
         with initialize_config_module("conf", version_base="1.3"):
             app = OmegaConf.to_object(compose("config", overrides))
-    except (HydraException, OmegaConfBaseException) as e:
+    except (HydraException, OmegaConfBaseException, ValueError) as e:  # grid=0: ValueError
         raise UsageError(_one_line(e)) from None
     finally:
         GlobalHydra.instance().clear()
