@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.batches import Rows
+from sweep.documents import expand
 from sweep.errors import UsageError
 from sweep.grid import Cell
 from sweep.tokens import DataError, DataSpec, Tokens, open_tokens, prepare, revision_of
@@ -82,7 +83,7 @@ def find_prepared(settings: DataSettings, cache: Path) -> Path | None:
 
 
 def _spec(settings: DataSettings) -> DataSpec:
-    path = None if settings.path is None else str(Path(settings.path).expanduser().resolve())
+    path = None if settings.path is None else str(expand(settings.path).resolve())
     return DataSpec(
         name=settings.source,
         revision=revision_of(settings.source, path),

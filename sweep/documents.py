@@ -16,6 +16,11 @@ class DataError(ValueError):
     """Data that can't be fetched, read or used; the text says what to do."""
 
 
+def expand(path: str) -> Path:
+    """Path with ~ as the shell reads it: a ~name that is no user is a name like any other."""
+    return Path(os.path.expanduser(path))
+
+
 @dataclass(frozen=True)
 class Source:
     """Documents to read once, in a fixed order.

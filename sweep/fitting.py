@@ -17,6 +17,7 @@ from analysis.tables import read_table
 from conf.schema import AppConf
 from results.provenance import environment
 from results.store import StoreError, read_records
+from sweep.documents import expand
 from sweep.errors import UsageError
 from sweep.folder import SweepFolder
 
@@ -49,8 +50,8 @@ def fit_points(app: AppConf, out: Path, console: Console) -> Path:
         UsageError: a table, column or option that can't be used.
     """
     try:
-        points = load_points(Path(app.points).expanduser(), app.columns, app.fit.where)
-        curves = None if app.curves is None else read_table(Path(app.curves).expanduser())
+        points = load_points(expand(app.points), app.columns, app.fit.where)
+        curves = None if app.curves is None else read_table(expand(app.curves))
         fits = _fit(points, _options(app), curves, console)
     except PointsError as e:
         raise UsageError(str(e)) from None

@@ -9,6 +9,7 @@ from analysis.fits_file import FitsError, read_fits
 from analysis.points import Points, PointsError, load_points
 from analysis.report import write_report
 from conf.schema import AppConf
+from sweep.documents import expand
 from sweep.errors import UsageError
 from sweep.fitting import collected_records, fit_points, sweep_points
 from sweep.folder import SweepFolder, plan_frame, read_plan
@@ -47,7 +48,7 @@ def report_points(app: AppConf, out: Path, console: Console, command: str) -> Pa
         UsageError: a table, column or option that can't be used.
     """
     fit_points(app, out, console)
-    path = Path(app.points).expanduser()
+    path = expand(app.points)
     points = load_points(path, app.columns, app.fit.where)
     return _write(
         out,

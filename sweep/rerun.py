@@ -17,6 +17,7 @@ from sweep.attempt import Progress, claim, run_attempt
 from sweep.cells import cell_from_row
 from sweep.data import DataSettings, check_epochs, open_data, prepare_data
 from sweep.device import Device, open_device
+from sweep.documents import expand
 from sweep.errors import UsageError, find_one
 from sweep.folder import PlannedCell, SweepFolder, read_plan
 from sweep.grid import Cell
@@ -51,7 +52,7 @@ def find_cell(
         UsageError: no cell, or several; or a change that the frozen cell does not have.
     """
     if record_file is not None:
-        return _from_records(resolved, asked, Path(record_file).expanduser())
+        return _from_records(resolved, asked, expand(record_file))
     folder = resolved.folder
     composed = {p.cell.id: p for p in resolved.planned}
     frozen = {p.cell.id: p for p in read_plan(folder)}

@@ -1,11 +1,11 @@
 """From what was written (AppConf) to what it means: frozen values, or one line that says what is wrong."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from conf.schema import AppConf, HardwareConf, RunConf
 from models.config import GPTConfig, Positions
 from sweep.data import DataSettings
+from sweep.documents import expand
 from sweep.errors import UsageError
 from sweep.folder import PlannedCell, SweepFolder
 from sweep.grid import DataRef, Grid, GridSettings, isoflop_grid
@@ -54,7 +54,7 @@ def resolve(app: AppConf) -> Resolved:
 
 def sweep_folder(app: AppConf) -> SweepFolder:
     """Folder that sweep= names, or the grid's."""
-    root = Path(app.root).expanduser()
+    root = expand(app.root)
     return SweepFolder(root, app.sweep if app.sweep is not None else app.grid.name)
 
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from sweep import corpus, split
-from sweep.documents import DataError, Source, folder_revision, text_folder
+from sweep.documents import DataError, Source, expand, folder_revision, text_folder
 from sweep.shards import MANIFEST_SCHEMA, SHARDS, Tokens, open_tokens, seal, sha256_of
 
 __all__ = ["DataError", "DataSpec", "Tokens", "open_tokens", "prepare", "revision_of"]
@@ -72,7 +72,7 @@ def revision_of(name: str, path: str | None = None) -> str:
     """
     if name == "english":
         return corpus.ENGLISH_REVISION
-    return folder_revision(Path(path or "").expanduser())
+    return folder_revision(expand(path or ""))
 
 
 def prepare(spec: DataSpec, cache: Path, say: Callable[[str], None] = print) -> Path:
@@ -165,7 +165,7 @@ def _clear_leftovers(cache: Path) -> None:
 
 def _source(spec: DataSpec, cache: Path, say: Callable[[str], None]) -> Source:
     if spec.name == "text_folder":
-        return text_folder(Path(spec.path or "").expanduser(), spec.revision)
+        return text_folder(expand(spec.path or ""), spec.revision)
     if spec.revision != revision_of("english"):
         raise DataError(
             f"data=english has revision {revision_of('english')} here, not {spec.revision}: "

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sweep.arguments import Arguments
+from sweep.documents import expand
 from sweep.errors import UsageError
 from sweep.resolve import hardware_settings, resolve, run_settings, sweep_folder
 
@@ -34,15 +35,15 @@ def plan(args: Arguments, console: Console) -> int:
     from sweep.plan import print_json, print_table
 
     hardware_settings(args.app.hardware)
+    if args.app.plan.format not in ("table", "json"):
+        raise UsageError(f"plan.format={args.app.plan.format} is unknown; it may be table or json")
     resolved = resolve(args.app)
     _check_data(resolved, args)
     if args.app.plan.format == "json":
         print_json(resolved)
-    elif args.app.plan.format == "table":
+    else:
         print_table(resolved, console, args.app.hardware.name)
         _next(console, "Train it", args.again("launch", VERBS["launch"].reads))
-    else:
-        raise UsageError(f"plan.format={args.app.plan.format} is unknown; it may be table or json")
     return 0
 
 
@@ -261,4 +262,4 @@ def _make_root(root: Path) -> None:
 def _out(args: Arguments) -> Path:
     if args.app.out is None:
         raise UsageError("points=FILE needs out=FOLDER to write to")
-    return Path(args.app.out).expanduser()
+    return expand(args.app.out)
