@@ -102,7 +102,7 @@ def test_a_launch_trains_every_cell_once_and_a_second_one_none(text_folder, tmp_
     asked = (f"root={tmp_path / 'root'}", "sweep=tiny")
     code, out, err = command("status", *asked)
     assert (code, err) == (0, "")
-    assert "isoflop collect sweep=tiny" in out
+    assert f"isoflop collect {' '.join(asked)}" in out
     code, out, err = command("collect", *asked)
     assert (code, err) == (0, "")
     assert f"{len(plan)} of {len(plan)} planned cells" in out
