@@ -71,6 +71,7 @@ def _dispatch(verb: str, words: list[str]) -> int:
         parse(verb, keys, VERBS[verb].reads)  # Hydra would say what is wrong in many lines
         return _hydra(words)
     args = parse(verb, words, VERBS[verb].reads)
+
     class Quiet(Console):
         def on_broken_pipe(self) -> None:  # rich's own exits with 1
             raise BrokenPipeError

@@ -122,8 +122,8 @@ def _write(fits: Fits, path: Path, console: Console) -> None:
     except OSError as e:
         raise UsageError(f"can't write {path}: {e.strerror}") from None
     for line in summary_lines(fits.to_json()):
-        console.print(line, highlight=False, markup=False)
-    console.print(f"Wrote {path}", highlight=False, markup=False)
+        console.print(line)
+    console.print(f"Wrote {path}")
 
 
 def summary_lines(fits: Mapping[str, Any]) -> list[str]:

@@ -69,8 +69,6 @@ class LaunchTable:
         self.console.print(
             f"[{count}/{len(self.state)}] {event.item} {event.data['status']}{reason}, {loss}"
             f"{duration(event.data['seconds'])}; {self._eta()}",
-            highlight=False,
-            markup=False,
         )
 
     def _eta(self) -> str:

@@ -72,7 +72,7 @@ def print_table(resolved: Resolved, console: Console, hardware: str) -> None:
             cell.outside_regime or "inside",
         )
     console.print(table)
-    console.print(f"\n{_recipe_line(grid.cells[0].recipe)}", highlight=False)
+    console.print(f"\n{_recipe_line(grid.cells[0].recipe)}")
     _print_skipped(resolved, console)
     totals = plan_dict(resolved)["totals"]
     console.print(
@@ -81,7 +81,6 @@ def print_table(resolved: Resolved, console: Console, hardware: str) -> None:
         f"{duration(totals['wall_hours'] * 3600)} on {totals['devices']} (hardware={hardware}, "
         f"assumed {resolved.rates.flops_per_second:.2g} FLOP/s each), "
         f"{size_of(totals['disk_bytes'])} of disk.",
-        highlight=False,
     )
 
 
@@ -126,7 +125,7 @@ def _print_skipped(resolved: Resolved, console: Console) -> None:
     if skipped:
         console.print(f"\nLeft out ({len(skipped)}):")
     for s in skipped:
-        console.print(f"  C={s.budget:.3g} {s.size_id}: {s.reason}", highlight=False)
+        console.print(f"  C={s.budget:.3g} {s.size_id}: {s.reason}")
 
 
 def _costs(resolved: Resolved) -> list:

@@ -84,7 +84,6 @@ def rerun(found: Found, hardware: HardwareSettings, run: RunSettings, console: C
         f"{cell.id}, attempt {attempt.number}: {cell.model.size_id}, N={cell.N:,.0f}, "
         f"D={cell.tokens:,} in {cell.steps:,} steps on {device.board} "
         f"({device.dtype_name}, attention {device.attention})",
-        highlight=False,
     )
     with _ProgressLine(console) as line:
         try:
@@ -117,7 +116,6 @@ def measure_speed(
     console.print(
         f"{cell.id}: {speed:,.0f} tokens/s over {steps} steps, {memory / 1e6:,.0f} MB, "
         f"so about {duration(cell.tokens / speed)} for the cell. Nothing was recorded.",
-        highlight=False,
     )
     return {"tokens_per_second": speed, "peak_memory_bytes": memory}
 
@@ -171,13 +169,12 @@ def _recorded(cell: Cell, records: pd.DataFrame | None) -> pd.Series | None:
 
 def _say_result(record: Record, records: pd.DataFrame | None, console: Console) -> None:
     if record.status != "finished":
-        console.print(f"{record.status}: {record.reason}", markup=False)
+        console.print(f"{record.status}: {record.reason}")
         return
     console.print(
         f"loss {record.val_loss:.6f} ± {record.val_loss_se:.4f} nats/token on "
         f"{record.val_tokens:,} tokens, {record.bpb:.4f} bits/byte, "
         f"{record.tokens_per_second:,.0f} tokens/s, {duration(record.seconds)}",
-        highlight=False,
     )
     if records is None:
         return
@@ -186,7 +183,7 @@ def _say_result(record: Record, records: pd.DataFrame | None, console: Console) 
         console.print("No finished record of this cell to compare with.")
         return
     before = results_of(old).iloc[0]["val_loss"]
-    console.print(f"recorded {before:.6f}, now {record.val_loss:.6f}, {_compare(record, before, records)}", highlight=False)  # fmt: skip
+    console.print(f"recorded {before:.6f}, now {record.val_loss:.6f}, {_compare(record, before, records)}")  # fmt: skip
 
 
 def _compare(record: Record, before: float, records: pd.DataFrame) -> str:
@@ -231,4 +228,4 @@ class _ProgressLine:
             self.live.update(Text(text))
         elif time.monotonic() - self.told > 10:
             self.told = time.monotonic()
-            self.console.print(text, highlight=False)
+            self.console.print(text)

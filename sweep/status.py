@@ -41,9 +41,9 @@ def print_status(folder: SweepFolder, args: Arguments, console: Console) -> int:
     console.print(table)
     total = sum(states.values(), Counter())
     if len(done) < len(plan):
-        console.print(f"Go on: {args.again('launch', ('root', 'sweep', 'grid'))}", highlight=False)
+        console.print(f"Go on: {args.again('launch', ('root', 'sweep', 'grid'))}")
     else:
-        console.print(f"Next: {args.again('collect', ('root', 'sweep', 'grid'))}", highlight=False)
+        console.print(f"Next: {args.again('collect', ('root', 'sweep', 'grid'))}")
     return 1 if total["failed"] or total["diverged"] else 0
 
 

@@ -59,7 +59,6 @@ def prepare(args: Arguments, console: Console) -> int:
     console.print(
         f"data={args.app.data.name}: {len(data.tokens.train):,} training and "
         f"{len(data.tokens.validation):,} validation tokens in {shards}, checksums right.",
-        highlight=False,
     )
     _next(console, "Train on it", args.again("launch", VERBS["launch"].reads))
     return 0
@@ -78,7 +77,7 @@ def launch(args: Arguments, console: Console) -> int:
         console,
     )
     for cell_id, reason in bad.items():
-        console.print(f"{cell_id}: {reason}", markup=False)
+        console.print(f"{cell_id}: {reason}")
     _next(console, "Next", args.again("collect", _SWEEP))
     return 1 if bad else 0
 
@@ -116,7 +115,6 @@ def collect(args: Arguments, console: Console) -> int:
     console.print(
         f"{len(got.records)} records and {len(got.curves)} curve rows in {folder.collected} and "
         f"{folder.curves.name}: {got.planned - len(got.missing)} of {got.planned} planned cells.",
-        highlight=False,
     )
     if got.missing:
         console.print(f"Missing: {', '.join(got.missing[:5])}{' …' * (len(got.missing) > 5)}")
@@ -160,7 +158,7 @@ def _report(args: Arguments, console: Console) -> int:
         page = report_points(
             args.app, _out(args), console, args.again("report", VERBS["report"].reads)
         )
-    console.print(f"Open {page}", highlight=False, markup=False)
+    console.print(f"Open {page}")
     return 0
 
 
@@ -249,7 +247,7 @@ def _check_data(resolved, args: Arguments) -> None:
 
 def _next(console: Console, what: str, command: str) -> None:
     """Say what to type next, so that it can be pasted."""
-    console.print(f"{what}: {command}", highlight=False, markup=False)
+    console.print(f"{what}: {command}")
 
 
 def _make_root(root: Path) -> None:
