@@ -62,9 +62,8 @@ def _dispatch(verb: str, words: list[str]) -> int:
             "--multirun makes Cartesian products, which an isoFLOP grid is not: "
             "set grid.budgets and model.ladder, and launch"
         )
-    from rich.console import Console
-
     from sweep.arguments import parse
+    from sweep.console import PlainConsole
 
     if any(w.split("=")[0] in _HYDRA_FLAGS for w in words):
         keys = [w for w in words if "=" in w and not w.startswith("-")]
@@ -72,12 +71,7 @@ def _dispatch(verb: str, words: list[str]) -> int:
         return _hydra(words)
     args = parse(verb, words, VERBS[verb].reads)
 
-    class Quiet(Console):
-        def on_broken_pipe(self) -> None:  # rich's own exits with 1
-            raise BrokenPipeError
-
-    width = None if sys.stdout.isatty() else 200
-    return VERBS[verb].do(args, Quiet(width=width, soft_wrap=True))
+    return VERBS[verb].do(args, PlainConsole())
 
 
 def _hydra(words: list[str]) -> int:

@@ -78,7 +78,7 @@ BAD = [
     (["launch", "run.checkpoint_seconds=-1"], r"run\.checkpoint_seconds=-1 is negative"),
     (["run"], r"run needs cell=ID; list the ids with: isoflop plan"),
     (["run", "cell=3e912345"], r"cell=3e912345 is none of the \d+ planned cells; nearest: c"),
-    (["run", "cell=c6e10"], r"cell=c6e10 names \d+ cells \(c6e10-n\S+, .*\): add characters"),
+    (["run", "cell=c1.2e11"], r"cell=c1.2e11 names \d+ cells \(c1.2e11-n\S+, .*\): add characters"),
     (["run", "cell=c6", "record=none.parquet"], r"record=none\.parquet: no records in"),
     (["status"], r"sweep=demo has no plan in outputs/demo: launch it first"),
     (["collect"], r"sweep=demo: no folder outputs/demo"),

@@ -167,7 +167,7 @@ def test_a_field_that_is_added_later_with_a_default_leaves_old_ids_as_they_were(
 
 # A change of this id orphans every result on disk: old records would no longer be found.
 GOLDEN = Cell(
-    budget=6e10,
+    budget=1.2e11,
     flop_rule=FlopRule.PALM,
     model=GPTConfig(n_layer=2, d_model=24, n_head=2, vocab_size=128, seq_len=128),
     recipe=Recipe(
@@ -175,9 +175,9 @@ GOLDEN = Cell(
         lr=0.008 * 32 / 24,
         lr_embedding=0.016,
         batch_rows=8,
-        warmup_steps=33,
+        warmup_steps=66,
         schedule=Schedule.WSD,
-        decay_steps=67,
+        decay_steps=134,
         lr_floor=0.0,
         beta1=0.9,
         beta2=0.95,
@@ -185,14 +185,14 @@ GOLDEN = Cell(
         weight_decay=0.1,
         grad_clip=1.0,
     ),
-    steps=335,
+    steps=669,
     seed=0,
     data=DataRef(name="english", revision="1", tokenizer="bytes128"),
 )
 
 
 def test_an_id_does_not_drift():
-    assert GOLDEN.id == "c6e10-n29k-s0-ce6c889f"
+    assert GOLDEN.id == "c1.2e11-n29k-s0-1a13043a"
 
 
 def test_the_golden_cell_is_one_of_the_demo():
