@@ -1,6 +1,7 @@
 """What all tests share: one thread, unhurried hypothesis, and a little prepared text."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +9,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run side by
 
 import pytest
 from hypothesis import settings
+
+# A shell that starts tests in the background has them ignore Ctrl-C, and so all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 sys.path.append(str(Path(__file__).parent))  # helpers_*.py; last, so that it shadows nothing
 

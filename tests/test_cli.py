@@ -47,7 +47,7 @@ BAD = [
     (["xyzzy"], r"no such verb; it may be prepare, plan, launch"),
     (["plan", "--multirun"], r"isoFLOP grid is not"),
     (["plan", "grid.budgets=[1e3]"], r"no cells\. The first ones fell because: C=1000 L2-d12"),
-    (["plan", "grid.window=1"], r"no cells\. The first ones fell because: C=6e\+10 L2-d12-h1: N=11k"),
+    (["plan", "grid.window=1"], r"no cells\. The first ones fell because: C=1.2e\+11 L2-d12-h1: N=11k"),
     (["plan", "grid.budgets=[-1e9]"], r"grid\.budgets must lie between 1 and 1e\+30, got -1e\+09"),
     (["plan", "grid.budgets=[0]"], r"grid\.budgets must lie between .* got 0"),
     (["plan", "grid.budgets=[]"], r"grid\.budgets must lie between .* got nothing"),
