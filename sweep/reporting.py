@@ -9,6 +9,7 @@ from analysis.fits_file import FitsError, read_fits
 from analysis.points import Points, PointsError, load_points
 from analysis.report import write_report
 from conf.schema import AppConf
+from results.provenance import code_sha256
 from sweep.documents import expand
 from sweep.errors import UsageError
 from sweep.fitting import collected_records, fit_points, sweep_points
@@ -39,6 +40,19 @@ def report_sweep(app: AppConf, folder: SweepFolder, console: Console, command: s
         title=app.report.title or f"Scaling laws of {folder.name}",
         command=command,
     )
+
+
+def current_page(folder: SweepFolder) -> Path | None:
+    """Return the page if it shows all records as this code fits them, else None."""
+    page = folder.report / "report.html"
+    records = [p.stat().st_mtime for p in folder.records.glob("*.parquet")]
+    if not page.exists() or not records or page.stat().st_mtime < max(records):
+        return None
+    try:
+        made_by = read_fits(folder.fits)["provenance"].get("code_sha256")
+    except FitsError:
+        return None
+    return page if made_by == code_sha256() else None
 
 
 def report_points(app: AppConf, out: Path, console: Console, command: str) -> Path:

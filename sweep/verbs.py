@@ -164,11 +164,17 @@ def _report(args: Arguments, console: Console) -> int:
 
 def demo(args: Arguments, console: Console) -> int:
     """Prepare, launch, collect, fit and report, one after another."""
+    from sweep.reporting import current_page
+
     for step in (launch, collect, fit, _report):
         console.rule(step.__name__.strip("_"))
         code = step(args, console)
         if code:
             return code
+        page = current_page(sweep_folder(args.app)) if step is launch else None
+        if page is not None and not args.groups_named("fit", "report"):
+            console.print(f"Nothing is new since the last report. Open {page}")
+            return 0
     return 0
 
 
