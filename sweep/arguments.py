@@ -8,6 +8,7 @@ import re
 import shlex
 from dataclasses import dataclass, fields
 from functools import cache
+from importlib.resources import files
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
@@ -65,6 +66,7 @@ def parse(verb: str, words: list[str], reads: tuple[str, ...]) -> Arguments:
         if key in TEXT_KEYS or key.startswith("columns."):
             texts[key] = value
         else:
+            _check_choice(key, value)
             overrides.append(word)
     app = _compose(overrides)
     for key, value in texts.items():
@@ -138,8 +140,9 @@ def _compose(overrides: list[str]) -> AppConf:
 def _one_line(error: Exception) -> str:
     """Say in one line what Hydra says in many."""
     causes = [error]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
+    # Under a debugger OmegaConf links an error to itself: stop where the chain comes round.
+    while (cause := causes[-1].__cause__) is not None and cause not in causes:
+        causes.append(cause)
     text = " ".join(str(error).split())
     if match := re.search(
         r"Could not find '(\w+)/([^']+)'(?: Available options in '\w+': (.*))?", text
@@ -152,6 +155,17 @@ def _one_line(error: Exception) -> str:
         said = str(deepest).splitlines()[0]
         return f"{deepest.full_key}: {said}"
     return re.sub(r" See https?://\S+.*| Set the environment variable.*", "", text)
+
+
+def _check_choice(key: str, value: str) -> None:
+    if key in _GROUPS and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        options = ", ".join(_options(key))
+        raise UsageError(f"{key}={value}: a {key} is chosen by its name; it may be {options}")
+
+
+def _options(group: str) -> list[str]:
+    names = (entry.name for entry in files("conf").joinpath(group).iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def _set_text(app: AppConf, key: str, value: str) -> None:

@@ -180,7 +180,9 @@ def make_recipe(settings: RecipeSettings, cfg: GPTConfig, steps: int) -> Recipe:
     choice = RULES[settings.rule].choose(settings, cfg)
     schedule = Schedule(settings.schedule)
     warmup = min(max(1, round(settings.warmup_share * steps)), max(1, steps // 10))
-    decay = round(settings.decay_share * steps) if schedule is Schedule.WSD else steps - warmup
+    warmup = warmup if settings.warmup_share else 0
+    share = settings.decay_share if schedule is Schedule.WSD else 1.0
+    decay = min(round(share * steps), steps - warmup)
     constants = {
         f.name: getattr(settings, f.name)
         for f in fields(Recipe)
@@ -190,7 +192,7 @@ def make_recipe(settings: RecipeSettings, cfg: GPTConfig, steps: int) -> Recipe:
         lr=choice.lr,
         lr_embedding=choice.lr_embedding,
         batch_rows=choice.batch_rows,
-        warmup_steps=warmup if settings.warmup_share else 0,
+        warmup_steps=warmup,
         schedule=schedule,
         decay_steps=0 if schedule is Schedule.CONSTANT else decay,
         **constants,

@@ -97,6 +97,7 @@ def test_a_config_depends_on_its_words_only():
 @pytest.mark.parametrize(
     ("word", "message"),
     [
+        ("grid=[0]", "a grid is chosen by its name; it may be demo, single_gpu, smoke"),
         ("recipe.learning_rate=1", r"recipe\.learning_rate is not a key"),
         ("grid.budget=1", r"grid\.budget is not a key; did you mean grid\.budgets"),
         ("gird=smoke", r"gird is not a key; did you mean grid\b"),
@@ -122,6 +123,12 @@ def test_a_word_that_says_nothing_is_refused_by_name(word, message):
     with pytest.raises(UsageError, match=message) as refused:
         parse("plan", [word], EVERYTHING)
     assert "\n" not in str(refused.value)
+
+
+def test_an_error_that_is_its_own_cause_is_told_too(monkeypatch):
+    monkeypatch.setenv("OC_CAUSE", "1")  # as under a debugger or a coverage tracer
+    with pytest.raises(UsageError, match="depth"):
+        parse("plan", ["model.ladder=[{n_layer:1,d_model:8,n_head:1,depth:3}]"], EVERYTHING)
 
 
 @pytest.mark.parametrize("verb", VERBS)

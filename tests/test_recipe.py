@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from models.config import GPTConfig
@@ -38,6 +38,7 @@ def size(d_model: int) -> GPTConfig:
     return GPTConfig(n_layer=2, d_model=d_model, n_head=1, vocab_size=128, seq_len=128)
 
 
+@example(steps=1, warmup_share=0.05, decay_share=0.75, schedule=Schedule.WSD, rule=DEMO, d_model=16)
 @given(
     steps=st.integers(1, 10**7),
     warmup_share=st.floats(0, 0.1),
