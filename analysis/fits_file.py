@@ -233,13 +233,18 @@ class Check:
     mean_error: float = NAN
     inside_interval: bool | None = None
     n_eff: float = NAN
+    ratio: float = NAN  # budget over the dearest one that was fitted
     status: str = "ok"
     reason: str | None = None
 
 
 @dataclass(frozen=True)
 class Holdout:
-    """One budget predicted from all lower ones, by a law and by L_min(C)."""
+    """One budget predicted from all lower ones, by a law and by L_min(C).
+
+    `others`: other laws and the average from the same budgets. `earlier`: the law from fewer, so
+    at larger ratios.
+    """
 
     budget: float
     n: int
@@ -262,6 +267,7 @@ class Holdout:
     status: str
     reason: str | None
     others: tuple[Check, ...] = ()
+    earlier: tuple[Check, ...] = ()
 
 
 @dataclass(frozen=True)
