@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.averaging import weights_of
+from analysis.discrepancy import DISCREPANCY
 from analysis.fit import fit
 from analysis.fitted import widened
 from analysis.forecast import disagree
@@ -73,10 +74,33 @@ def test_ranges_lose_what_they_say(noisy):
 
 def test_what_was_not_validated_is_not_claimed(noisy):
     near, far = noisy.forecast[0], noisy.forecast[2]
-    assert near.extrapolation["validated_C"] == pytest.approx(8, rel=1e-6)
+    # five budgets x8 apart: the top one was predicted from three lower ones too, 64 times below
+    assert near.extrapolation["validated_C"] == pytest.approx(64, rel=1e-6)
     assert near.status == "ok"
     assert far.status == "unvalidated"
-    assert "these data passed 8x" in far.reason
+    assert "these data passed 64x" in far.reason
+
+
+def test_the_three_variances_make_the_interval(noisy):
+    """Discrepancy grows with the distance, and the average's interval is as wide as all three."""
+    near, far = noisy.forecast[1], noisy.forecast[3]
+    shares = [f.variance["discrepancy"] / (f.variance["sampling"] + f.variance["form"])
+              for f in (near, far)]  # fmt: skip
+    assert shares == pytest.approx(
+        [DISCREPANCY * np.log10(f.extrapolation["C"]) for f in (near, far)]
+    )
+    for f in (near, far):
+        half_width = np.log(f.loss_interval[1] / f.loss_interval[0]) / 2
+        assert half_width == pytest.approx(1.645 * np.sqrt(sum(f.variance.values())), rel=0.25)
+
+
+def test_an_optimum_is_at_least_one_parameter_and_one_token():
+    """Losses that follow no law leave N_opt open: the interval ends where models end."""
+    frame = sweep(0.05, seed=3)
+    for f in fit(frame[frame.budget < 1e19], draws=100).forecast:
+        ends = np.array([*f.N_interval, *f.D_interval])
+        ends = ends[np.isfinite(ends)]
+        assert ((ends >= 1) & (ends <= f.C / 6)).all()
 
 
 def test_a_missed_top_budget_takes_the_claim_away():

@@ -45,7 +45,20 @@ def test_a_law_without_noise_is_predicted_exactly():
     assert top.mean_error == pytest.approx(0, abs=1e-8)
     assert top.predicted == pytest.approx(top.observed, rel=1e-8)
     assert abs(top.min_loss_error) < 0.01
-    assert [c.law for c in top.others] == ["coupled"]
+    assert [c.law for c in top.others] == ["coupled", "average"]
+    for check in (*top.others, *top.earlier):
+        assert check.mean_error == pytest.approx(0, abs=1e-6)
+
+
+def test_fewer_budgets_predict_the_top_one_too():
+    """The law of the three lowest budgets meets the top one at a larger ratio, with more doubt."""
+    points = points_from_frame(demo_sweep(0.005))
+    first, top = roll(points, ["chinchilla"], "t4", 1e-3, DRAWS)
+    (earlier,) = top.earlier
+    assert first.earlier == ()
+    assert earlier.ratio == pytest.approx(2.34e12 / 3.75e11)
+    assert earlier.observed == top.observed
+    assert earlier.interval[0] < earlier.predicted < earlier.interval[1]
 
 
 def test_errors_and_intervals_agree_with_their_own_numbers():

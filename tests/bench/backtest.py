@@ -1,11 +1,11 @@
-"""How far forecasts of public sweeps missed what was trained later: sets forecast.DISCREPANCY.
+"""How far forecasts of public sweeps missed what was trained later: sets discrepancy.DISCREPANCY.
 
     ISOFLOP_SHARED_DATA=... OMP_NUM_THREADS=1 python tests/bench/backtest.py [errors.csv]
 
 Each sweep is cut at each budget that has three lower ones; the averaged forms, fitted below the
 cut, predict every dearer budget: the mean log loss of its cells near the minimum, and the log N of
 its minimum. An error is compared with the predicted sd (sampling and form, and the noise of what
-was observed). Printed: errors by decades of extrapolation, and for five ways to widen the sd how
+was observed). Printed: errors by decades of extrapolation, and for four ways to widen the sd how
 well each predicts the errors of a sweep whose errors did not set its scale (leave one sweep out).
 
 Tuned: the learning rate was chosen per size, or the sweep is Hoffmann's. All others carry an error
@@ -151,7 +151,6 @@ def rms(x: pd.Series) -> float:
 WAYS: dict[str, tuple[int, Callable]] = {
     "as predicted": (0, lambda q, x: x.sd**2),
     "(k decades)^2": (1, lambda q, x: x.sd**2 + (q[0] * x.decades) ** 2),
-    "(k noise decades)^2": (1, lambda q, x: x.sd**2 + (q[0] * x.noise * x.decades) ** 2),
     "sd^2 (1 + k)": (1, lambda q, x: x.sd**2 * (1 + q[0])),
     "sd^2 (1 + k decades)": (1, lambda q, x: x.sd**2 * (1 + q[0] * x.decades)),
 }

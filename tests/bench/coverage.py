@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.averaging import FORMS, average
+from analysis.discrepancy import discrepancy_factor
 from analysis.fitted import Fitted, Resampling, fit_points, widened
-from analysis.forecast import discrepancy_factor
 from analysis.laws import LAWS
 from analysis.points import Points, points_from_frame
 
