@@ -137,6 +137,15 @@ class Approach1:
 
 
 @dataclass(frozen=True)
+class CrossCheck:
+    """Intervals of parameters, and of a, by another method than the bootstrap."""
+
+    ci: Mapping[str, Pair] = field(default_factory=dict)
+    status: str = "ok"
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Approach3:
     """The headline law; a and b are the exponents of N_opt and D_opt."""
 
@@ -164,6 +173,7 @@ class Approach3:
     draws_converged: float  # share
     noise: dict[str, float] = field(default_factory=dict)
     fixed: dict[str, float] = field(default_factory=dict)
+    checks: dict[str, CrossCheck] = field(default_factory=dict)  # delta, jackknife, profile
 
 
 @dataclass(frozen=True)
