@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from analysis.fits_file import NAN, UNKNOWN, Approach2, MinimumRow, MinLossLaw, Pair, Power
 from analysis.fitted import Fitted
@@ -112,4 +112,4 @@ def _by_method(points: Points, method: Method) -> dict:
 
 
 def _t(level: float, dof: int) -> float:
-    return float(student_t.ppf((1 + level) / 2, dof))
+    return float(stdtrit(dof, (1 + level) / 2))

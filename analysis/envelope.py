@@ -8,7 +8,7 @@ whose learning rate had not decayed are too high, the more the earlier they are 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from analysis.fits_file import Approach1, Pair, Power
 from analysis.profiles import power_law
@@ -107,7 +107,7 @@ def _power(C: NDArray, values: NDArray, level: float) -> Power:
     dof = len(C) - 2
     scatter = np.log(values) - np.log(law(C))
     error = np.sqrt(np.sum(scatter**2) / dof / np.sum((np.log(C) - np.log(C).mean()) ** 2))
-    reach = float(student_t.ppf((1 + level) / 2, dof) * error)
+    reach = float(stdtrit(dof, (1 + level) / 2) * error)
     ci: Pair = (law.exponent - reach, law.exponent + reach)
     return Power(law.coefficient, law.exponent, ci)
 

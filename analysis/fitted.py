@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
-from scipy.stats import t as student_t
+from scipy.special import ndtri, stdtrit
 
 from analysis.engine import LawFit, fit_law
 from analysis.flop_axis import FlopAxis, flop_axis
@@ -93,7 +92,7 @@ def widened(draws: NDArray, estimate: NDArray | float, clusters: int, level: flo
     if clusters >= MANY_SIZES or clusters < 2:
         return draws
     tail = (1 + level) / 2
-    factor = np.sqrt(clusters / (clusters - 1)) * student_t.ppf(tail, clusters - 1) / norm.ppf(tail)
+    factor = np.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, tail) / ndtri(tail)
     return estimate + factor * (draws - estimate)
 
 

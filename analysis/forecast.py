@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from analysis.averaging import Average, Combined
 from analysis.discrepancy import discrepancy_factor
@@ -59,7 +59,7 @@ class _Quantity:
         # Quantiles of a normal, one per draw, turn the draws into draws of the wider sum without
         # another random number.
         order = (np.argsort(np.argsort(_scramble(len(draws)))) + 0.5) / len(draws)
-        draws = draws + np.sqrt(more_variance) * norm.ppf(order)
+        draws = draws + np.sqrt(more_variance) * ndtri(order)
         draws = self.estimate + stretch * (draws - self.estimate)
         low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
         return (float(np.exp(min(low, self.estimate))), float(np.exp(max(high, self.estimate))))

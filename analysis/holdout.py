@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from analysis.averaging import FORMS, average
 from analysis.discrepancy import discrepancy_factor
@@ -154,7 +154,7 @@ def _compared(bare: Check, at: NDArray, test: Points, sd: float, level: float) -
     """Fill in a check from predicted log losses of the cells and the sd of their mean."""
     error = float(np.mean(at - np.log(test.loss)))
     predicted = float(np.mean(np.exp(at)))
-    reach = float(norm.ppf((1 + level) / 2) * sd)
+    reach = float(ndtri((1 + level) / 2) * sd)
     interval = (predicted * np.exp(-reach), predicted * np.exp(reach))
     return replace(
         bare, predicted=predicted, interval=(float(interval[0]), float(interval[1])),
