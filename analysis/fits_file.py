@@ -6,6 +6,7 @@ unknown is NaN or None, in the file it is null: JSON has no NaN.
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
