@@ -14,7 +14,8 @@ import numpy as np
 
 from analysis.estimators import L1_DELTA, Huber, Residuals
 from analysis.newton import minimise
-from analysis.objective import Problem, evaluate
+from analysis.objective import evaluate
+from analysis.problem import Problem
 
 Array = np.ndarray
 

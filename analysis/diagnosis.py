@@ -6,7 +6,8 @@ import numpy as np
 
 from analysis.estimators import L1_DELTA, Estimator, Huber, log_likelihood
 from analysis.newton import Minimum, minimise
-from analysis.objective import Problem, evaluate
+from analysis.objective import evaluate
+from analysis.problem import Problem
 
 Array = np.ndarray
 

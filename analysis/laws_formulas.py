@@ -14,13 +14,14 @@ from analysis.laws_jets import Jet, differentiate, exp, log, minimum, softplus
 
 Array = np.ndarray
 Columns = Mapping[str, Array]
+Formula = Callable[[Sequence, Columns], Jet | Array]
 # (forms, columns) -> loss, [d loss / d form k], {(k, l), k <= l: second derivative}; absent is zero
 Derivatives = Callable[
     [Sequence[Array], Columns], tuple[Array, list[Array], dict[tuple[int, int], Array]]
 ]
 
 
-def differentiated(formula: Callable[[Sequence, Columns], Jet | Array]) -> Derivatives:
+def differentiated(formula: Formula) -> Derivatives:
     """Give a formula its derivatives by forward differentiation."""
     return lambda forms, data: differentiate(lambda jets: formula(jets, data), forms)
 

@@ -1,4 +1,4 @@
-"""Where each law's loss is lowest at a fixed budget C = 6 N D."""
+"""Where each law's loss is lowest at a fixed budget C = 6 N D, and how that moves with C."""
 
 from __future__ import annotations
 
@@ -7,25 +7,30 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 Array = np.ndarray
-Optimum = Callable[[Mapping[str, Array], Array], tuple[Array, Array]]
+Parameters = Mapping[str, Array]
+Optimum = Callable[[Parameters, Array], tuple[Array, Array]]
+Exponent = Callable[[Parameters], Array]
+
+SEARCHED = 41  # points across the reach of one round, whose winner centres the next
+FAR = 40.0  # e-folds of N on both sides of sqrt(C/6)
+ROUNDS = 8  # to 40/20^8 e-folds, finer than the loss can tell
 
 
-def no_optimum(parameters: Mapping[str, Array], C: Array) -> tuple[Array, Array]:
+def no_optimum(parameters: Parameters, C: Array) -> tuple[Array, Array]:
     """NaN: the law has no interior minimum in N at fixed C."""
     missing = np.full(np.broadcast(next(iter(parameters.values())), C).shape, np.nan)
     return missing, missing.copy()
 
 
-def balanced_terms(parameters: Mapping[str, Array], C: Array) -> tuple[Array, Array]:
+def balanced_terms(parameters: Parameters, C: Array) -> tuple[Array, Array]:
     """Minimum of A/N^alpha + B/D^beta, and of any increasing function of that sum.
 
     N = G (C/6)^(beta/(alpha+beta)), D = C/(6N), G = (alpha A/(beta B))^(1/(alpha+beta)):
     Hoffmann et al. 2022, eq. 4. Without beta the exponents are tied; Kaplan's joint form has
     beta = 1.
     """
-    alpha, A, B = parameters["alpha"], parameters["A"], parameters["B"]
-    kaplan = "gamma" in parameters and "beta" not in parameters
-    beta = np.ones_like(alpha) if kaplan else parameters.get("beta", alpha)
+    alpha, beta = _exponents(parameters)
+    A, B = parameters["A"], parameters["B"]
     log_G = (np.log(alpha) + np.log(A) - np.log(beta) - np.log(B)) / (alpha + beta)
     log_spend = np.log(C / 6.0)
     share = beta / (alpha + beta)
@@ -34,7 +39,72 @@ def balanced_terms(parameters: Mapping[str, Array], C: Array) -> tuple[Array, Ar
     return np.exp(log_N), np.exp(log_spend - log_N)
 
 
-def gadre_optimum(parameters: Mapping[str, Array], C: Array) -> tuple[Array, Array]:
+def balanced_exponent(parameters: Parameters) -> Array:
+    """Exponent beta / (alpha + beta) of balanced terms; NaN where either is not positive."""
+    alpha, beta = _exponents(parameters)
+    return np.where((alpha > 0) & (beta > 0), beta / (alpha + beta), np.nan)
+
+
+def _exponents(parameters: Parameters) -> tuple[Array, Array]:
+    """Give (alpha, beta): tied where there is no beta, but 1 in Kaplan's joint form."""
+    alpha = parameters["alpha"]
+    kaplan = "gamma" in parameters and "beta" not in parameters
+    return alpha, np.ones_like(alpha) if kaplan else parameters.get("beta", alpha)
+
+
+def even_exponent(parameters: Parameters) -> Array:
+    """One half: the best D/N is the same at every budget."""
+    return np.full(_shape(parameters), 0.5)
+
+
+def no_exponent(parameters: Parameters) -> Array:
+    """NaN: no single power of C holds at all budgets."""
+    return np.full(_shape(parameters), np.nan)
+
+
+def _shape(parameters: Parameters) -> tuple[int, ...]:
+    return np.shape(next(iter(parameters.values())))
+
+
+def searched(
+    loss: Callable[[Array, Array], Array], leading: tuple[int, ...], C: Array
+) -> tuple[Array, Array]:
+    """Minimum along D = C/(6N) of any loss; NaN where it is lowest at the ends of the search.
+
+    Args:
+        loss: of N and D, which have one more leading axis than the result.
+        leading: shape of the parameters, which broadcasts against C.
+        C: FLOPs.
+    """
+    log_spend = np.broadcast_to(np.log(C / 6.0), np.broadcast_shapes(leading, C.shape))
+
+    def along(log_N: Array) -> Array:
+        return loss(np.exp(log_N), np.exp(log_spend - log_N))
+
+    log_N = lowest_along(along, log_spend / 2.0, FAR, ROUNDS)
+    return np.exp(log_N), np.exp(log_spend - log_N)
+
+
+def lowest_along(loss: Callable[[Array], Array], centre: Array, reach: float, rounds: int) -> Array:
+    """Find log N of least loss within `reach` of centre, by ever finer grids; NaN at an end.
+
+    Args:
+        loss: (points, ...) of log N of that shape. centre: (...) log N.
+        reach: e-folds on both sides. rounds: each narrows the reach twentyfold.
+    """
+    interior = np.ones(np.shape(centre), dtype=bool)
+    for count in range(rounds):
+        steps = np.linspace(-reach, reach, SEARCHED).reshape(-1, *[1] * np.ndim(centre))
+        x = centre + steps
+        best = np.argmin(loss(x), axis=0)
+        if count == 0:
+            interior = (best > 0) & (best < SEARCHED - 1)
+        centre = np.take_along_axis(x, best[None], axis=0)[0]
+        reach = 2 * reach / (SEARCHED - 1)
+    return np.where(interior, centre, np.nan)
+
+
+def gadre_optimum(parameters: Parameters, C: Array) -> tuple[Array, Array]:
     """D/N = (B/A)^(1/(2 eta)), where a M^eta + b M^-eta is lowest (Gadre et al. 2024, eq. 4)."""
     eta = np.where(parameters["eta"] > 0, parameters["eta"], np.nan)
     log_ratio = (np.log(parameters["B"]) - np.log(parameters["A"])) / (2.0 * eta)
@@ -42,7 +112,7 @@ def gadre_optimum(parameters: Mapping[str, Array], C: Array) -> tuple[Array, Arr
     return np.exp((log_spend - log_ratio) / 2.0), np.exp((log_spend + log_ratio) / 2.0)
 
 
-def three_terms_optimum(parameters: Mapping[str, Array], C: Array) -> tuple[Array, Array]:
+def three_terms_optimum(parameters: Parameters, C: Array) -> tuple[Array, Array]:
     """Minimum of A/N^alpha + B/D^beta + G N^-alpha D^-beta along D = C/(6N).
 
     Each term is exp(linear in log N), so the sum is convex in log N and its slope, rewritten as

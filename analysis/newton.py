@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from analysis.estimators import Estimator
-from analysis.objective import LOG_SIGMA_RANGE, SIGMA_SLOPE_RANGE, Evaluation, Problem, evaluate
+from analysis.objective import Evaluation, evaluate
+from analysis.problem import LOG_SIGMA_RANGE, SIGMA_SLOPE_RANGE, Problem
 
 Array = np.ndarray
 

@@ -12,9 +12,11 @@ from itertools import product
 import numpy as np
 
 from analysis.estimators import Huber
-from analysis.laws import Law
+from analysis.laws_formulas import coupled_terms
+from analysis.laws_types import Law
 from analysis.newton import choose, damped_step
-from analysis.objective import Problem, evaluate
+from analysis.objective import evaluate
+from analysis.problem import Problem
 
 Array = np.ndarray
 
@@ -94,7 +96,7 @@ def _project(problem: Problem, z: Array, weights: Array) -> Array:
 
 
 def _is_coupled(law: Law) -> bool:
-    return any(form.intercept == "gamma" for form in law.forms)
+    return law.formula is coupled_terms
 
 
 def _grid(problem: Problem) -> Array:
