@@ -4,7 +4,6 @@ A points table has any two of N (parameters), D (tokens) and C (FLOPs), and a lo
 that is wrong with one is said in one line, with rows, before any fit starts.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,9 @@ from numpy.typing import NDArray
 
 from analysis.grouping import Grouping, group_by_compute
 from analysis.points_checks import check_units, suspicious
+from analysis.points_columns import CORE, errors_of, flags, numbers, renamed, selected, two_of_three
+from analysis.points_pooling import check_columns, mixtures
+from analysis.surface import measurement_weights
 from analysis.tables import PointsError, read_table, sha256_of
 from results.record import RecordStatus
 from results.store import results_of
@@ -27,6 +29,7 @@ __all__ = [
     "load_points",
     "points_from_frame",
     "points_from_records",
+    "with_warnings",
 ]
 
 SIX_ND_TOLERANCE = 0.01
@@ -36,13 +39,7 @@ N_COLUMNS = {
     "non_embedding": "N_non_embedding",
     "matmul": "N_matmul",
 }
-_CORE = ("N", "D", "C", "loss")
-_OPTIONAL = ("budget", "size_id", "unique_tokens", "N_active", "seed", "loss_sd", "excluded")
 _NAMES = ("name", "cell_id", "run", "run_name", "model_name")
-# Losses are not comparable across these, so runs that differ in one are never pooled.
-_ONE_VALUE = ("tokenizer", "dataset", "data_sha256", "vocab_size", "seq_len", "flop_rule", "recipe")
-_TRUE = {"true", "1", "1.0", "yes", "y", "t"}
-_FALSE = {"false", "0", "0.0", "no", "n", "f", "", "nan", "none"}
 
 
 @dataclass(frozen=True)
@@ -74,6 +71,7 @@ class Points:
     sha256: str | None = None
     loss_unit: str = "nats"
     unique_tokens: NDArray | None = None  # (n,) distinct tokens, where the table has them
+    weight: NDArray | None = None  # (n,) of rows, mean 1, where the table has loss_sd
     other: pd.DataFrame | None = None  # every column of the table, for fit.by
 
     def __post_init__(self) -> None:
@@ -97,8 +95,9 @@ class Points:
         """Return the runs where the boolean mask `keep` (n,) is true, their budgets unchanged."""
         return replace(
             self,
-            **{k: getattr(self, k)[keep] for k in (*_CORE, "budget", "size_id", "row", "name")},
+            **{k: getattr(self, k)[keep] for k in (*CORE, "budget", "size_id", "row", "name")},
             unique_tokens=None if self.unique_tokens is None else self.unique_tokens[keep],
+            weight=None if self.weight is None else self.weight[keep],
             other=None if self.other is None else self.other[keep].reset_index(drop=True),
         )
 
@@ -133,29 +132,39 @@ def points_from_frame(
     Raises:
         PointsError: as load_points.
     """
-    frame = _renamed(frame.reset_index(drop=True), columns or {}, source)
-    frame = _selected(frame, where, source)
-    excluded = _flags(frame, source)
+    frame = renamed(frame.reset_index(drop=True), columns or {}, source)
+    frame = selected(frame, where, source)
+    excluded = flags(frame, source)
     used = frame[~excluded]
     if used.empty:
         raise PointsError(f"{source}: every row is excluded: nothing is left to fit")
-    N, D, C = _two_of_three(used, source)
-    loss = _numbers(used, "loss", source)
+    N, D, C = two_of_three(used, source)
+    loss = numbers(used, "loss", source)
     check_units(N, D, C, source)
     budget, grouping = _budgets(used, C, source)
+    loss_sd = errors_of(used, "loss_sd", source) if "loss_sd" in used else None
     points = Points(
         N=N, D=D, C=C, loss=loss, budget=budget, grouping=grouping,
         size_id=_size_ids(used, N), row=used.index.to_numpy(), name=_names(used, N, D),
         excluded=tuple(Excluded(int(i), "marked in the column excluded")
                        for i in frame.index[excluded]),
-        unique_tokens=_numbers(used, "unique_tokens", source) if "unique_tokens" in used else None,
+        unique_tokens=numbers(used, "unique_tokens", source) if "unique_tokens" in used else None,
+        weight=None if loss_sd is None else measurement_weights(N, D, loss, loss_sd),
         other=used.reset_index(drop=True),
     )  # fmt: skip
-    return replace(
-        points,
-        flop_rule="6nd" if points.six_nd else "given",
-        warnings=tuple(suspicious(N, D, loss, points.row)),
-    )
+    return with_warnings(replace(points, flop_rule="6nd" if points.six_nd else "given"))
+
+
+def with_warnings(points: Points) -> Points:
+    """Return the runs with everything that is suspicious about them in `warnings`."""
+    notes = list(suspicious(points.N, points.D, points.C, points.loss, points.row))
+    if points.N_convention == "given" and points.other is not None:
+        shared = points.grouping is not Grouping.LOG_BINS
+        notes += mixtures(points.other, points.N, points.D, points.loss, shared)
+    if points.weight is not None:
+        low, high = points.weight.min(), points.weight.max()
+        notes.append(f"loss_sd is used: rows weigh {low:.2g} to {high:.2g}, 1 on average")
+    return replace(points, warnings=tuple(notes))
 
 
 def points_from_records(records: pd.DataFrame, N_convention: str = "flops") -> Points:
@@ -186,8 +195,7 @@ def points_from_records(records: pd.DataFrame, N_convention: str = "flops") -> P
         flop_rule=str(used["flop_rule"].iloc[0]), N_convention=N_convention,
         unique_tokens=used["unique_tokens"].to_numpy(float), other=used,
     )  # fmt: skip
-    notes = suspicious(points.N, points.D, points.loss, points.row)
-    return replace(points, warnings=tuple(notes))
+    return with_warnings(points)
 
 
 def check_comparable(points: Points) -> None:
@@ -196,118 +204,13 @@ def check_comparable(points: Points) -> None:
     Raises:
         PointsError: two tokenizers, data sets, vocabularies, context lengths or flop rules.
     """
-    for column in _ONE_VALUE if points.other is not None else ():
-        values = points.other[column].dropna().unique() if column in points.other else ()
-        if len(values) > 1:
-            shown = ", ".join(sorted(map(str, values))[:4])
-            raise PointsError(
-                f"{points.path or 'the table'} pools {len(values)} values of {column} ({shown}): "
-                f'their losses can\'t be compared; try fit.where="{column} == {values[0]!r}" or '
-                f"fit.by={column}"
-            )
-
-
-def _renamed(frame: pd.DataFrame, columns: Mapping[str, str], source: str) -> pd.DataFrame:
-    known = (*_CORE, *_OPTIONAL)
-    for ours, theirs in columns.items():
-        if ours not in known:
-            raise PointsError(f"columns.{ours}: unknown; use one of {', '.join(known)}")
-        if theirs not in frame:
-            raise PointsError(
-                f"columns.{ours}={theirs}: {source} has no column {theirs!r}"
-                f"{_nearest(theirs, frame)}"
-            )
-    # A copy, not a rename: fit.where and fit.by keep the table's own names.
-    frame = frame.assign(**{ours: frame[theirs] for ours, theirs in columns.items()})
-    if "loss" not in frame:
-        raise PointsError(f"{source} has no column 'loss'{_nearest('loss', frame)}")
-    missing = [c for c in ("N", "D", "C") if c not in frame]
-    if len(missing) > 1:
-        raise PointsError(
-            f"{source} has no column {missing[0]!r} nor {missing[1]!r} and two of N, D, C are "
-            f"needed{_nearest(missing[0], frame)}"
-        )
-    return frame
-
-
-def _nearest(name: str, frame: pd.DataFrame) -> str:
-    """Name the column that was probably meant."""
-    usual = {
-        "N": ("params", "parameters", "n_params", "num_params", "model_size", "size"),
-        "D": ("tokens", "n_tokens", "num_tokens", "training_tokens", "train_tokens", "data"),
-        "C": ("flops", "flop", "compute", "train_flops", "training_flops"),
-        "loss": ("val_loss", "valid_loss", "test_loss", "eval_loss", "final_loss", "ce"),
-    }.get(name, ())
-    lower = {str(c).lower(): str(c) for c in frame.columns}
-    hits = [lower[w] for w in (name.lower(), *usual) if w in lower]
-    if not hits:
-        close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
-        hits = [lower[c] for c in close] or [lower[c] for word in usual for c in lower if word in c]
-    if hits and name in (*_CORE, *_OPTIONAL):
-        return f"; the nearest is {hits[0]!r}: columns.{name}={hits[0]}"
-    if hits:
-        return f"; the nearest is {hits[0]!r}"
-    return f"; it has {', '.join(map(str, frame.columns[:8]))}"
-
-
-def _selected(frame: pd.DataFrame, where: str | None, source: str) -> pd.DataFrame:
-    if not where:
-        return frame
-    try:
-        chosen = frame.query(where, engine="python")
-    except Exception as e:  # pandas raises a dozen types for a wrong expression
-        raise PointsError(f"fit.where={where!r}: {type(e).__name__}: {e}".split("\n")[0]) from None
-    if not isinstance(chosen, pd.DataFrame) or chosen.empty:
-        raise PointsError(f"fit.where={where!r} selects no row of {source} ({len(frame)} rows)")
-    return chosen
-
-
-def _flags(frame: pd.DataFrame, source: str) -> NDArray:
-    if "excluded" not in frame:
-        return np.zeros(len(frame), dtype=bool)
-    text = frame["excluded"].astype(str).str.strip().str.lower()
-    unclear = ~text.isin(_TRUE | _FALSE)
-    if unclear.any():
-        row = frame.index[unclear][0]
-        raise PointsError(
-            f"{source}: excluded is {frame['excluded'][row]!r} in row {row}: use true or false"
-        )
-    return text.isin(_TRUE).to_numpy()
-
-
-def _two_of_three(frame: pd.DataFrame, source: str) -> tuple[NDArray, NDArray, NDArray]:
-    have = {c: _numbers(frame, c, source) for c in ("N", "D", "C") if c in frame}
-    with np.errstate(over="ignore", under="ignore"):
-        if "C" not in have:
-            have["C"] = 6 * have["N"] * have["D"]
-        elif "D" not in have:
-            have["D"] = have["C"] / (6 * have["N"])
-        elif "N" not in have:
-            have["N"] = have["C"] / (6 * have["D"])
-    for name, values in have.items():
-        if not np.all(np.isfinite(values) & (values > 0)):
-            raise PointsError(f"{source}: {name} made from C = 6ND leaves the range of floats")
-    return have["N"], have["D"], have["C"]
-
-
-def _numbers(frame: pd.DataFrame, column: str, source: str) -> NDArray:
-    """(n,) finite positive floats of a column, or an error that names the rows."""
-    values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
-    bad = ~(np.isfinite(values) & (values > 0))
-    if bad.any():
-        rows = frame.index[bad]
-        listed = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
-        raise PointsError(
-            f"{source}: {column} is not a positive number in {bad.sum()} of {len(values)} rows "
-            f"(row {listed}; the first is {frame[column][rows[0]]!r}): mend them, mark them in a "
-            "column excluded, or leave them out with fit.where="
-        )
-    return values
+    if points.other is not None:
+        check_columns(points.other, points.path or "the table")
 
 
 def _budgets(frame: pd.DataFrame, C: NDArray, source: str) -> tuple[NDArray, Grouping]:
     if "budget" in frame:
-        return _numbers(frame, "budget", source), Grouping.GIVEN
+        return numbers(frame, "budget", source), Grouping.GIVEN
     return group_by_compute(C)
 
 

@@ -10,17 +10,28 @@ from analysis.tables import PointsError
 FEWEST_TOKENS_PER_PARAM = 0.1
 MOST_TOKENS_PER_PARAM = 1e6
 COMPUTE_FACTOR = 100.0
+ODD_FACTOR = 3.0  # C over 6ND that asks for a look
+LEAST_COUNT = 1e5  # no sweep has fewer parameters and fewer tokens in every row
+ONE_VALUE = 0.1  # spread in log that is none
+GAP = 1e3  # between neighbouring values of N or of D: no ladder has such a step
 
 
 def check_units(N: NDArray, D: NDArray, C: NDArray, source: str) -> None:
     """Refuse a table whose units are absurd.
 
     Raises:
-        PointsError: the middle D/N below 0.1 or above 1e6; C more than 100x away from 6ND in a
-            row.
+        PointsError: two units in N or in D; counts that must be in millions; the middle D/N below
+            0.1 or above 1e6; C more than 100x away from 6ND in a row.
     """
+    _check_one_unit("N", "parameters", N, source)
+    _check_one_unit("D", "tokens", D, source)
     ratio = D / N
     middle = float(np.median(ratio))
+    if max(N.max(), D.max()) < LEAST_COUNT:
+        raise PointsError(
+            f"{source}: N is at most {N.max():.3g} and D at most {D.max():.3g}: N is in parameters "
+            "and D in tokens, not in millions or billions"
+        )
     if middle < FEWEST_TOKENS_PER_PARAM:
         raise PointsError(
             f"{source}: D/N is {middle:.2g} in the middle row and at most {ratio.max():.2g}: are N "
@@ -41,13 +52,33 @@ def check_units(N: NDArray, D: NDArray, C: NDArray, source: str) -> None:
         )
 
 
-def suspicious(N: NDArray, D: NDArray, loss: NDArray, row: NDArray) -> Iterator[str]:
+def _check_one_unit(name: str, unit: str, values: NDArray, source: str) -> None:
+    """Refuse a column whose values fall into two heaps a thousandfold apart."""
+    ordered = np.sort(values)
+    gap = int(np.argmax(ordered[1:] / ordered[:-1])) if len(values) > 1 else 0
+    if len(values) > 1 and ordered[gap + 1] > GAP * ordered[gap]:
+        low = int(np.sum(values <= ordered[gap]))
+        raise PointsError(
+            f"{source}: {name} is at most {ordered[gap]:.3g} in {low} of {len(values)} rows and at "
+            f"least {ordered[gap + 1]:.3g} in the others: two units in one column? {name} is in "
+            f"{unit} in every row"
+        )
+
+
+def suspicious(N: NDArray, D: NDArray, C: NDArray, loss: NDArray, row: NDArray) -> Iterator[str]:
     """Say what a person should look at; none of it stops a fit."""
     yield from _twins(N, D, loss, row)
+    yield from _confounded(N, D)
+    if np.median(D / N) < 1:
+        yield (
+            f"D/N is {np.median(D / N):.2g} in the middle row: fewer tokens than parameters; are N "
+            "and D swapped?"
+        )
+    off = float(np.median(C / (6 * N * D)))
+    if not 1 / ODD_FACTOR < off < ODD_FACTOR:
+        yield f"C is {off:.2g} x 6ND in the middle row: another unit, or not all of N in use?"
     if N.max() < 1_000:
         yield "N is below 1,000 parameters in every row: is it in millions or billions?"
-    if N.max() / N.min() > 1e6:
-        yield f"N spans a factor of {N.max() / N.min():.1g}: mixed units?"
     slopes = _slopes(N, D, loss)
     if slopes is not None:
         for name, slope in zip(("N", "D"), slopes, strict=True):
@@ -56,6 +87,20 @@ def suspicious(N: NDArray, D: NDArray, loss: NDArray, row: NDArray) -> Iterator[
                     f"loss grows with {name} (slope {slope:+.2g} in logs, the other held "
                     "fixed): wrong column, or runs that overfit?"
                 )
+
+
+def _confounded(N: NDArray, D: NDArray) -> Iterator[str]:
+    """N and D that no law can tell apart, because they move together or not at all."""
+    if len(N) < 2:
+        return
+    spread = {"N": np.ptp(np.log(N)), "D": np.ptp(np.log(D)), "D/N": np.ptp(np.log(D / N))}
+    for name, width in spread.items():
+        if width < ONE_VALUE and max(spread.values()) > ONE_VALUE:
+            yield (
+                f"{name} is the same in every row within {np.expm1(width):.1%}: what the loss owes "
+                "to N and what to D can't be told apart; the optimum is the law's guess, not the "
+                "data's"
+            )
 
 
 def _twins(N: NDArray, D: NDArray, loss: NDArray, row: NDArray) -> Iterator[str]:

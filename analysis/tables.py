@@ -79,11 +79,24 @@ def _read(path: Path, kind: str) -> pd.DataFrame:
     if kind == "parquet":
         return pd.read_parquet(path)
     if kind == "json lines":
-        return pd.read_json(path, lines=True, precise_float=True, dtype=False)
-    frame = pd.read_csv(path, sep="\t" if kind == "tsv" else ",", encoding="utf-8-sig")
+        return pd.read_json(path, lines=not _is_array(path), precise_float=True, dtype=False)
+    frame = pd.read_csv(path, sep=_separator(path, kind), encoding="utf-8-sig")
     if not isinstance(frame.index, pd.RangeIndex):  # pandas turns surplus cells into an index
         raise ValueError("some rows have more cells than the header")
     return frame
+
+
+def _is_array(path: Path) -> bool:
+    """Whether a JSON file is one array of rows instead of a row a line."""
+    with path.open("rb") as f:
+        return f.read(256).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
+def _separator(path: Path, kind: str) -> str:
+    """Tell what stands between the names of the header; a comma unless another has more."""
+    with path.open("rb") as f:
+        header = f.readline(2**16).decode("utf-8", errors="replace")
+    return max("\t,;" if kind == "tsv" else ",;\t", key=header.count)
 
 
 def _one_line(error: Exception) -> str:

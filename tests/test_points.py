@@ -278,3 +278,109 @@ def records():
         return pd.DataFrame(rows)
 
     return make
+
+
+def simulated(
+    seed: int = 0, noise: float = 0.003, budgets=(1e18, 6e18, 3e19, 1e20)
+) -> pd.DataFrame:
+    """IsoFLOP runs of a Chinchilla law, seven sizes a budget."""
+    rng = np.random.default_rng(seed)
+    C = np.repeat(budgets, 7)
+    N = 0.1 * C**0.5 * np.tile(np.geomspace(0.25, 4, 7), len(budgets))
+    D = C / (6 * N)
+    loss = (1.8 + 480 / N**0.35 + 2100 / D**0.37) * np.exp(noise * rng.standard_normal(len(C)))
+    return pd.DataFrame({"N": N, "D": D, "loss": loss})
+
+
+def test_a_clean_sweep_has_no_warning():
+    for seed in range(5):
+        assert points_from_frame(simulated(seed)).warnings == ()
+
+
+def along_runs() -> pd.DataFrame:
+    """Ten checkpoints of each of six runs."""
+    N = np.repeat(np.geomspace(1e7, 1e9, 6), 10)
+    D = 20 * N * np.tile(np.linspace(0.1, 1, 10), 6)
+    run = np.repeat([f"r{i}" for i in range(6)], 10)
+    return pd.DataFrame({"run": run, "N": N, "D": D, "loss": 2 + 300 / N**0.3 + 900 / D**0.3})
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_checkpoints_along_runs_are_warned_of_and_the_query_leaves_the_last(named):
+    frame = along_runs() if named else along_runs().drop(columns="run")
+    (warning,) = points_from_frame(frame).warnings
+    assert "learning rate had not decayed" in warning
+    where = warning.split('fit.where="')[1].rstrip('"')
+    last = points_from_frame(frame, where=where)
+    np.testing.assert_allclose(last.D, 20 * last.N)
+    assert len(last) == 6
+
+
+def test_a_column_that_shifts_the_loss_is_named_and_one_that_does_not_is_not():
+    frame = pd.concat([simulated(1), simulated(2).assign(loss=lambda f: 1.03 * f.loss)])
+    frame["optimizer"] = np.repeat(["adamw", "muon"], len(frame) // 2)
+    frame["host"] = np.resize(["a", "b", "c"], len(frame))
+    frame["size"] = [f"{n:.2e}" for n in frame.N]
+    warnings = points_from_frame(frame).warnings
+    assert len(warnings) == 1
+    assert "differ by 0.03 of themselves" in warnings[0]
+    assert "fit.by=optimizer" in warnings[0]
+
+
+def test_other_spellings_of_what_makes_losses_incomparable_are_refused():
+    for column in ("Tokenizer_Name", "dataset_name", "context_length"):
+        frame = FRAME.assign(**{column: ["x"] * 4 + ["y"] * 4})
+        with pytest.raises(PointsError, match=f"fit.by={column}"):
+            check_comparable(points_from_frame(frame))
+
+
+def test_two_units_in_one_column_are_refused_with_the_number_of_rows(table):
+    frame = simulated()
+    frame.loc[::3, "N"] /= 1e6
+    with pytest.raises(PointsError, match=r"in 10 of 28 rows .* two units"):
+        load_points(table(frame))
+    with pytest.raises(PointsError, match="not in millions or billions"):
+        load_points(table(simulated().assign(N=lambda f: f.N / 1e6, D=lambda f: f.D / 1e9)))
+
+
+def test_a_ladder_of_one_ratio_says_that_N_and_D_move_together():
+    N = np.geomspace(1e7, 1e9, 12)
+    for D, name in ((20 * N, "D/N"), (1e10 + 0 * N, "D")):
+        frame = pd.DataFrame({"N": N, "D": D, "loss": 2 + 300 / N**0.3 + 900 / D**0.3})
+        assert f"{name} is the same in every row" in points_from_frame(frame).warnings[0]
+
+
+def test_all_missing_columns_are_named_at_once(table):
+    frame = FRAME.rename(columns={"N": "params", "D": "tokens", "loss": "val_loss"})
+    found = "columns.loss=val_loss columns.N=params columns.D=tokens"
+    with pytest.raises(PointsError, match=found):
+        load_points(table(frame))
+
+
+def test_semicolons_and_json_arrays_are_read(tmp_path):
+    FRAME.to_csv(tmp_path / "a.csv", sep=";", index=False)
+    FRAME.to_json(tmp_path / "a.json", orient="records")
+    for name in ("a.csv", "a.json"):
+        np.testing.assert_array_equal(load_points(tmp_path / name).loss, FRAME.loss)
+
+
+def test_equal_errors_change_nothing_and_a_large_one_weighs_little():
+    frame = simulated(noise=0.002)
+    equal = points_from_frame(frame.assign(loss_sd=0.01)).weight
+    np.testing.assert_allclose(equal, 1, atol=0.2)  # loss_sd / loss still differs
+    np.testing.assert_allclose(points_from_frame(frame.assign(loss_sd=0.0)).weight, 1)
+    one = points_from_frame(frame.assign(loss_sd=[0.3] + [0.001] * 27))
+    assert one.weight[0] < 0.01
+    assert one.weight.mean() == pytest.approx(1)
+    assert any("loss_sd is used" in w for w in one.warnings)
+    assert points_from_frame(frame).weight is None
+
+
+def test_unknown_errors_are_the_median_and_wrong_ones_are_refused():
+    frame = simulated(noise=0.002)
+    sd = np.full(28, 0.01)
+    some = points_from_frame(frame.assign(loss_sd=np.where(np.arange(28) < 3, np.nan, sd)))
+    np.testing.assert_allclose(some.weight, points_from_frame(frame.assign(loss_sd=sd)).weight)
+    for bad in (-0.1, np.inf, "x"):
+        with pytest.raises(PointsError, match="row 0: a standard error"):
+            points_from_frame(frame.assign(loss_sd=[bad] + [0.01] * 27))
