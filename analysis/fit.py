@@ -94,7 +94,7 @@ def _fit_one(
     targets = options.targets or (10 * float(points.budgets[-1]),)
     forecasts = tuple(f for C in targets for f in forecast(evidence, C))
     part1 = approach1(curves, options.level)
-    part3 = approach3(headline, options)
+    part3 = approach3(headline, points, options)
     say("refits", 0.95)
     return Fits(
         level=options.level, points=_summary(points), provenance=_provenance(options, side),

@@ -2,16 +2,18 @@
 
 import numpy as np
 
+from analysis.cross_checks import cross_checks
 from analysis.fit_options import FitOptions
 from analysis.fits_file import NAN, UNKNOWN, Approach3, LawRow, Pair
 from analysis.fitted import Fitted, widened
+from analysis.points import Points
 from analysis.resampling import percentile_interval
 
 PARAMETERS = ("E", "A", "B", "alpha", "beta")
 
 
-def approach3(headline: Fitted, options: FitOptions) -> Approach3:
-    """Describe the headline fit."""
+def approach3(headline: Fitted, points: Points, options: FitOptions) -> Approach3:
+    """Describe the headline fit to these points."""
     fit = headline.fit
     a = headline.exponent()
     converged = np.isfinite(headline.draws).all(axis=1)
@@ -27,6 +29,7 @@ def approach3(headline: Fitted, options: FitOptions) -> Approach3:
         draws=len(headline.draws),
         draws_converged=float(converged.mean()) if len(converged) else NAN, noise=dict(fit.noise),
         fixed=dict(fit.held),
+        checks=cross_checks(headline, points, options.resample),
     )  # fmt: skip
 
 
