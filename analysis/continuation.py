@@ -16,6 +16,7 @@ from analysis.estimators import L1_DELTA, Huber, Residuals
 from analysis.newton import minimise
 from analysis.objective import evaluate
 from analysis.problem import Problem
+from analysis.small_solves import solved
 
 Array = np.ndarray
 
@@ -96,6 +97,6 @@ def _tangent(problem: Problem, delta: float, narrower: float, z: Array, weights:
     pull = evaluate(problem, _Outside(delta), z, weights).gradient
     size = np.trace(hessian, axis1=1, axis2=2)[:, None, None]
     guarded = hessian + 1e-12 * size * np.eye(problem.size)
-    move = (delta - narrower) * np.linalg.solve(guarded, pull[:, :, None])[:, :, 0]
+    move = (delta - narrower) * solved(guarded, pull)
     far = np.abs(move).max(axis=1, keepdims=True) > 0.1
     return np.where(far | ~np.isfinite(move), 0.0, move)

@@ -8,6 +8,7 @@ from analysis.estimators import L1_DELTA, Estimator, Huber, log_likelihood
 from analysis.newton import Minimum, minimise
 from analysis.objective import evaluate
 from analysis.problem import Problem
+from analysis.small_solves import solved
 
 Array = np.ndarray
 
@@ -58,7 +59,10 @@ def log_loss_slopes(problem: Problem, z: Array) -> Array:
 def condition_number(hessian: Array) -> float:
     """Condition of a Hessian scaled to unit diagonal; infinite where it is not positive definite."""
     root = np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
-    values = np.linalg.eigvalsh(hessian / np.outer(root, root))
+    scaled = hessian / np.outer(root, root)
+    if not np.isfinite(scaled).all():
+        return float("inf")
+    values = np.linalg.eigvalsh(scaled)
     return float(values[-1] / values[0]) if len(values) and values[0] > 0 else float("inf")
 
 
@@ -110,7 +114,8 @@ def _smooth_hessian(
     hessian = evaluate(problem, window, z[None, :], weights[None, :]).hessian[0]
     if window.has_noise:
         noise = hessian[q:, q:]
-        hessian = hessian[:q, :q] - hessian[:q, q:] @ np.linalg.solve(noise, hessian[q:, :q])
+        explained = solved(np.stack([noise] * q), hessian[:q, q:])
+        hessian = hessian[:q, :q] - hessian[:q, q:] @ explained.T
     return scale * hessian
 
 

@@ -20,6 +20,10 @@ __all__ = ["LawFit", "aicc", "fit_law", "rebuild", "refit"]
 
 Array = np.ndarray
 
+# On rows that follow no law a step of the search may leave the range of floats. Such a trial is
+# refused because its objective is not finite; that it overflowed is no news to anybody.
+quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore")
+
 # Draws of narrower thresholds (l1) stop here: their spread differs by less than a hundredth of it.
 REFIT_DELTA = 1e-4
 # Rows times draws in work at once: of 128 KiB arrays the dozen in use stay in the second-level
@@ -28,6 +32,7 @@ CACHED = 16_384
 REFIT_TOLERANCE = 1e-10  # of the objective: a millionth of a draw's own standard error
 
 
+@quiet
 def fit_law(
     law: Law | str,
     N: ArrayLike,
@@ -93,6 +98,7 @@ def rebuild(
     return build_problem(fit.law, data, log_loss, held=fit.held, weights=np.ones(len(log_loss)))
 
 
+@quiet
 def refit(fit: LawFit, problem: Problem, weights: Array) -> tuple[Array, Array]:
     """Fit again from the fit's own minimum under (m, n) row weights.
 

@@ -51,7 +51,7 @@ def summary(
     gradient_share = relative_gradient(problem, estimator, minimum, best, weights, free)
     condition = condition_number(minimum.hessian[best][np.ix_(free, free)])
     status, reason = _status(problem, estimator, name, delta, z, weights, covariance, active[:q])
-    if gradient_share > GRADIENT_TOLERANCE:
+    if not gradient_share <= GRADIENT_TOLERANCE:
         status = "not_converged"
         reason = f"the gradient is {gradient_share:.0e} of its terms where the search ended"
     return LawFit(

@@ -9,6 +9,7 @@ import numpy as np
 from analysis.estimators import Estimator
 from analysis.objective import Evaluation, evaluate
 from analysis.problem import LOG_SIGMA_RANGE, SIGMA_SLOPE_RANGE, Problem
+from analysis.small_solves import solved
 
 Array = np.ndarray
 
@@ -272,7 +273,7 @@ def damped_step(
     damped.reshape(len(z), -1)[:, :: size + 1] += damping[:, None] * scale + held
     step = _descent(damped, gradient, scale)
     longest = np.abs(step).max(axis=1, keepdims=True)
-    if longest.max() > LONGEST_STEP:
+    if np.fmax.reduce(longest, axis=None) > LONGEST_STEP:
         step = step * np.minimum(1.0, LONGEST_STEP / np.maximum(longest, 1e-300))
     change = gradient + 0.5 * (hessian @ step[:, :, None])[:, :, 0]
     return step, np.maximum(-(change * step).sum(axis=1), 0.0)
@@ -280,11 +281,9 @@ def damped_step(
 
 def _descent(damped: Array, gradient: Array, scale: Array) -> Array:
     """-damped^-1 gradient, or with the eigenvalues made positive where that is not downhill."""
-    try:
-        step = -np.linalg.solve(damped, gradient[:, :, None])[:, :, 0]
-    except np.linalg.LinAlgError:
-        step = np.full_like(gradient, np.nan)
-    uphill = np.flatnonzero(~((step * gradient).sum(axis=1) <= 0))
+    step = -solved(damped, gradient)
+    finite = np.isfinite(damped).all(axis=(1, 2))  # elsewhere there is no step: it stays NaN
+    uphill = np.flatnonzero(~((step * gradient).sum(axis=1) <= 0) & finite)
     if len(uphill):
         root = np.sqrt(scale[uphill])
         scaled = damped[uphill] / (root[:, :, None] * root[:, None, :])

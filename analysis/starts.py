@@ -17,6 +17,7 @@ from analysis.laws_types import Law
 from analysis.newton import choose, damped_step
 from analysis.objective import evaluate
 from analysis.problem import Problem
+from analysis.small_solves import solved
 
 Array = np.ndarray
 
@@ -36,6 +37,7 @@ _GRID: dict[str, tuple[float, ...]] = {
     "R_D": tuple(np.log([3.0, 12.0, 50.0])),
     "R_N": tuple(np.log([3.0, 12.0, 50.0])),
 }
+_ANY_POSITIVE = tuple(np.log([0.1, 1.0, 10.0]))  # of a parameter that has no grid of its own
 _COUPLING = (0.25, 0.5, 1.0, 2.0)
 _E_SHARES = (0.0, 0.3, 0.6, 0.85)
 
@@ -107,8 +109,10 @@ def _grid(problem: Problem) -> Array:
         elif _is_coupled(law) and name == "E":
             lowest = float(problem.log_loss.min())
             axes.append(tuple(lowest + np.log(np.maximum(_E_SHARES, 1e-5))))
+        elif name in _MULTIPLIERS:
+            axes.append((_ABSENT,))
         else:
-            axes.append(_GRID.get(name, (_ABSENT,)))
+            axes.append(_GRID.get(name, _POWERS if name in law.exponents else _ANY_POSITIVE))
     z = np.array(list(product(*axes)))
     if _is_coupled(law) and "gamma" in free:  # the grid is in the powers that the loss itself shows
         gamma = np.exp(z[:, free.index("gamma")])
@@ -168,8 +172,8 @@ def _with_multipliers(
     weighted = design * weights
     gram = weighted @ design.transpose(0, 2, 1)
     gram += 1e-9 * np.trace(gram, axis1=1, axis2=2)[:, None, None] * np.eye(len(linear))
-    moment = weighted @ np.broadcast_to(target, shape)[:, :, None]
-    shares = np.maximum(np.linalg.solve(gram, moment)[:, :, 0], 1e-3)
+    moment = (weighted @ np.broadcast_to(target, shape)[:, :, None])[:, :, 0]
+    shares = np.fmax(solved(gram, moment), 1e-3)
     z = z.copy()
     z[:, linear] = np.log(shares / size[:, :, 0])
     return z
