@@ -22,7 +22,7 @@ Array = np.ndarray
 
 WIDEST = 3e-2
 DIRECT = 3e-4  # from here on a warm start at the target itself converges
-COARSE, FINE = 6.0, 2.0  # steps of the threshold above and below DIRECT
+COARSE, FINE = 6.0, 4.0  # steps of the threshold down to 1e-3 and below it
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from analysis.laws_formulas import (
     broken_power,
     coupled_terms,
+    coupled_terms_derivatives,
     repeated_data,
     sum_of_terms,
     sum_of_terms_derivatives,
@@ -29,7 +30,11 @@ _B_KAPLAN = Form("B", fixed=(("log_D", -1.0),))
 _AB = frozenset({"alpha", "beta"})
 _SUM = {"formula": sum_of_terms, "derivatives": sum_of_terms_derivatives}
 _BALANCED = {"optimum_rule": balanced_terms, "exponent_rule": balanced_exponent}
-_COUPLED = {"formula": coupled_terms, **_BALANCED}
+_COUPLED = {
+    "formula": coupled_terms,
+    "derivatives": coupled_terms_derivatives,
+    **_BALANCED,
+}
 _C_ONLY = {"optimum_rule": no_optimum, "variables": "C"}
 
 _ALL = (

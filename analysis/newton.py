@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.estimators import Estimator
 from analysis.objective import Evaluation, evaluate
-from analysis.problem import LOG_SIGMA_RANGE, SIGMA_SLOPE_RANGE, Problem
+from analysis.problem import Problem
 from analysis.small_solves import solved
 
 Array = np.ndarray
@@ -46,11 +46,9 @@ def joined(first: Minimum, second: Minimum) -> Minimum:
 
 def bounds(problem: Problem, estimator: Estimator) -> tuple[Array, Array]:
     """Box of the searched coordinates, with log sigma's where there is a noise model."""
-    lower, upper = problem.coordinates.lower, problem.coordinates.upper
-    if not estimator.has_noise:
-        return lower, upper
-    noise = np.array([LOG_SIGMA_RANGE, SIGMA_SLOPE_RANGE])
-    return np.concatenate([lower, noise[:, 0]]), np.concatenate([upper, noise[:, 1]])
+    lower, upper = problem.box
+    searched = problem.size + 2 * estimator.has_noise
+    return lower[:searched], upper[:searched]
 
 
 def active_bounds(z: Array, gradient: Array, lower: Array, upper: Array) -> Array:

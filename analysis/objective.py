@@ -99,8 +99,7 @@ def _with_noise(
     ]
     block = (np.concatenate(blocks, axis=1) @ problem.noise_scatter).reshape(len(z), q, 2)
     full[:, :q, q:], full[:, q:, :q] = block, block.transpose(0, 2, 1)
-    squares = np.stack([features[0], features[1], features[1] ** 2], axis=1)
-    a, b, c = ((weights * terms.noise_second) @ squares).T
+    a, b, c = ((weights * terms.noise_second) @ problem.noise_squares).T
     full[:, q, q], full[:, q, q + 1], full[:, q + 1, q] = a, b, b
     slope, precision = z[:, q + 1], SLOPE_PRIOR_SD**-2
     full[:, q + 1, q + 1] = c + precision

@@ -71,6 +71,8 @@ class Problem:
         data: raw log columns for formulas that need them.
         log_loss: (n,).
         noise_features: (2, n): ones and centred log C, for log sigma.
+        noise_squares: (n, 3): their products, for the Hessian.
+        box: lower and upper bounds of z, and of the noise's two coordinates after it, (q + 2,).
     """
 
     law: Law
@@ -87,6 +89,8 @@ class Problem:
     data: Mapping[str, Array]
     log_loss: Array
     noise_features: Array
+    noise_squares: Array
+    box: tuple[Array, Array]
 
     @property
     def size(self) -> int:
@@ -223,6 +227,7 @@ def _assemble(
     noise = np.stack([np.ones_like(log_C), log_C - np.mean(log_C)])
     pairs = [(k, j) for k in range(len(features)) for j in range(k, len(features))]
     size = coordinates.free.shape[1]
+    low, high = np.array([LOG_SIGMA_RANGE, SIGMA_SLOPE_RANGE]).T
     return Problem(
         law=law,
         coordinates=coordinates,
@@ -240,6 +245,8 @@ def _assemble(
         data=data,
         log_loss=log_loss,
         noise_features=noise,
+        noise_squares=np.stack([noise[0], noise[1], noise[1] ** 2], axis=1),
+        box=(np.append(coordinates.lower, low), np.append(coordinates.upper, high)),
     )
 
 
