@@ -38,6 +38,8 @@ class Average:
             seed: of the choice of a form per draw.
         """
         known = np.isfinite(at_fit)
+        if not (self.weight[known] > 0).any():
+            return Combined(np.nan, np.nan, np.nan, np.empty(0))
         weight = np.where(known, self.weight, 0)
         draws_known = np.isfinite(at_draws)
         by_draw = np.where(draws_known, self.draw_weight, 0)

@@ -28,7 +28,13 @@ from analysis.holdout import roll
 from analysis.laws import LAWS
 from analysis.leave_out import leave_out
 from analysis.parametric import approach3, law_row
-from analysis.points import Points, PointsError, check_comparable, points_from_frame
+from analysis.points import (
+    Points,
+    PointsError,
+    check_comparable,
+    points_from_frame,
+    with_warnings,
+)
 from analysis.profiles import power_law
 from analysis.refits import refits
 
@@ -205,7 +211,7 @@ def _fit_groups(
     groups = {}
     names = list(dict.fromkeys(values[pd.notna(values)].tolist()))
     for i, value in enumerate(names):
-        part = points.take(values == value)
+        part = with_warnings(points.take(values == value))
         check_comparable(part)
         groups[str(value)] = _fit_one(
             part, replace(options, by=None), curves,
@@ -214,7 +220,7 @@ def _fit_groups(
         )  # fmt: skip
     skipped = Skipped(f"one fit per value of {column}, under groups")
     return Fits(
-        level=options.level, points=_summary(points),
+        level=options.level, points=_summary(replace(points, warnings=())),
         provenance=_provenance(options, Resampling(options.resample, SIDE_DRAWS, options.level)),
         approach1=skipped, approach2=skipped, approach3=skipped, laws=(skipped,),
         refits=(skipped,), conflicts=(skipped,), leverage=(skipped,), holdout=(skipped,),

@@ -1,7 +1,7 @@
 """A law fitted to a sweep, with its resampled draws: what every part of a fit predicts from."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from analysis.engine import LawFit, fit_law
 from analysis.flop_axis import FlopAxis, flop_axis
 from analysis.laws import LAWS
 from analysis.points import Points
+from analysis.points_checks import inseparable
 from analysis.resampling import bootstrap, percentile_interval
 
 MANY_SIZES = 10
@@ -125,10 +126,14 @@ def fit_points(
     with np.errstate(all="ignore"):
         try:
             fit = fit_law(
-                law, *arrays, estimator=estimator, delta=delta, C=points.C, fixed=fixed, extra=extra
-            )
+                law, *arrays, estimator=estimator, delta=delta, C=points.C, fixed=fixed,
+                extra=extra, weights=points.weight,
+            )  # fmt: skip
         except np.linalg.LinAlgError as e:
             fit = _failed(law, estimator, delta, len(points), fixed or {}, str(e))
+    apart = inseparable(points.N, points.D)
+    if fit.status == "ok" and apart is not None and not fixed and fit.law.has_optimum:
+        fit = replace(fit, status="flat", reason=apart)
     clusters = clusters_of(points, resampling.by)
     count = len(points) if clusters is None else len(np.unique(clusters))
     theta = np.full((0, len(fit.theta)), np.nan)
@@ -145,7 +150,8 @@ def _resampled(
         with np.errstate(all="ignore"):
             return bootstrap(
                 fit, points.N, points.D, points.loss, draws=resampling.draws, clusters=clusters,
-                seed=resampling.seed, C=points.C, extra=extra, progress=progress,
+                seed=resampling.seed, C=points.C, extra=extra, weights=points.weight,
+                progress=progress,
             ).theta  # fmt: skip
     except np.linalg.LinAlgError:  # no interval, then: a fit on such rows has no use for one
         return np.full((0, len(fit.theta)), np.nan)

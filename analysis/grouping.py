@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 TOLERANCE = 0.02
 FULL_BUDGET = 4
 PER_BIN = 10
+MOST_BUDGETS = 40  # of an isoFLOP sweep: more are a continuum that happens to be dense
 
 
 class Grouping(StrEnum):
@@ -22,7 +23,8 @@ def group_by_compute(C: NDArray) -> tuple[NDArray, Grouping]:
     """Give each run a budget, the geometric mean of its group's C.
 
     Runs within 2% of a group's lowest C share a budget. Where fewer than half of the runs are
-    then in budgets of at least 4, C is cut into bins equal in log C, about ten runs to a bin.
+    then in budgets of at least 4, or where there are more than 40 budgets, C is cut into bins
+    equal in log C, about ten runs to a bin and at most twelve bins.
 
     Args:
         C: (n,) FLOPs, positive.
@@ -32,7 +34,7 @@ def group_by_compute(C: NDArray) -> tuple[NDArray, Grouping]:
     """
     group = _within_tolerance(C)
     sizes = np.bincount(group)
-    if sizes[sizes >= FULL_BUDGET].sum() * 2 >= len(C):
+    if sizes[sizes >= FULL_BUDGET].sum() * 2 >= len(C) and len(sizes) <= MOST_BUDGETS:
         return _budget_values(C, group), Grouping.WITHIN_2_PERCENT
     return _budget_values(C, _log_bins(C)), Grouping.LOG_BINS
 

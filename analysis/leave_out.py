@@ -31,7 +31,8 @@ def leave_out(points: Points, fitted: Fitted, C: float) -> tuple[LeverageRow | S
     problem = rebuild(fitted.fit, points.N, points.D, points.loss, C=points.C, extra=extra)
     try:
         with np.errstate(all="ignore"):  # as in fit_points
-            theta, converged = refit(fitted.fit, problem, 1 - np.eye(n))
+            own = np.ones(n) if points.weight is None else points.weight
+            theta, converged = refit(fitted.fit, problem, (1 - np.eye(n)) * own)
     except np.linalg.LinAlgError as e:
         return (Skipped(str(e), "failed"),)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

@@ -161,6 +161,12 @@ def with_warnings(points: Points) -> Points:
     if points.N_convention == "given" and points.other is not None:
         shared = points.grouping is not Grouping.LOG_BINS
         notes += mixtures(points.other, points.N, points.D, points.loss, shared)
+    repeated = 0 if points.unique_tokens is None else np.sum(points.D > 4 * points.unique_tokens)
+    if repeated:
+        notes.append(
+            f"{repeated} of {len(points)} rows see their data more than four times, where repeated "
+            'tokens are worth less: fit.law=data_constrained, or fit.where="D <= 4 * unique_tokens"'
+        )
     if points.weight is not None:
         low, high = points.weight.min(), points.weight.max()
         notes.append(f"loss_sd is used: rows weigh {low:.2g} to {high:.2g}, 1 on average")

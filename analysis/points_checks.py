@@ -68,7 +68,11 @@ def _check_one_unit(name: str, unit: str, values: NDArray, source: str) -> None:
 def suspicious(N: NDArray, D: NDArray, C: NDArray, loss: NDArray, row: NDArray) -> Iterator[str]:
     """Say what a person should look at; none of it stops a fit."""
     yield from _twins(N, D, loss, row)
-    yield from _confounded(N, D)
+    text = inseparable(N, D)
+    if text is not None:
+        yield f"{text}; the optimum is the law's guess, not the data's"
+    if len(loss) > 1 and np.ptp(np.log(loss)) < 1e-9:
+        yield f"loss is {loss[0]:.6g} in every row: wrong column?"
     if np.median(D / N) < 1:
         yield (
             f"D/N is {np.median(D / N):.2g} in the middle row: fewer tokens than parameters; are N "
@@ -89,18 +93,18 @@ def suspicious(N: NDArray, D: NDArray, C: NDArray, loss: NDArray, row: NDArray) 
                 )
 
 
-def _confounded(N: NDArray, D: NDArray) -> Iterator[str]:
-    """N and D that no law can tell apart, because they move together or not at all."""
+def inseparable(N: NDArray, D: NDArray) -> str | None:
+    """Say that N and D move together, or not at all: no law can tell what the loss owes to each."""
     if len(N) < 2:
-        return
+        return None
     spread = {"N": np.ptp(np.log(N)), "D": np.ptp(np.log(D)), "D/N": np.ptp(np.log(D / N))}
     for name, width in spread.items():
-        if width < ONE_VALUE and max(spread.values()) > ONE_VALUE:
-            yield (
-                f"{name} is the same in every row within {np.expm1(width):.1%}: what the loss owes "
-                "to N and what to D can't be told apart; the optimum is the law's guess, not the "
-                "data's"
+        if width < ONE_VALUE < max(spread.values()):
+            return (
+                f"{name} hardly varies (all rows within {np.expm1(max(width, 0.005)):.0%}): what "
+                "the loss owes to N and what to D can't be told apart"
             )
+    return None
 
 
 def _twins(N: NDArray, D: NDArray, loss: NDArray, row: NDArray) -> Iterator[str]:

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import chdtrc
 
-from analysis.surface import surface_residuals
+from analysis.surface import fit_surface
 from analysis.tables import PointsError
 
 # Losses are not comparable across these: spellings of a column, lower case -> what it says.
@@ -116,9 +116,10 @@ def _shifted(
     frame: pd.DataFrame, N: NDArray, D: NDArray, loss: NDArray
 ) -> Iterator[str]:  # fmt: skip
     """Columns of words whose values differ in loss at the same N and D, by Kruskal & Wallis."""
-    residual = surface_residuals(N, D, loss)
-    if residual is None:
+    surface = fit_surface(N, D, loss)
+    if surface is None:
         return
+    residual = surface.residual
     for column in frame.columns:
         if not _is_words(frame[column]) or str(column).lower() in RUN_COLUMNS:
             continue

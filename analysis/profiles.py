@@ -4,6 +4,9 @@ A parabola of the loss in log N is drawn through the cells of a budget; its vert
 (N_opt, D_opt, loss). A real profile is not a parabola: a wide window biases the vertex (Czech et
 al. 2026; METHOD section 5), so the default fits only the cells near the minimum, and
 `predicted_bias` measures what is left of the bias on a fitted law.
+
+Cells that differ in C by more than 2% are no profile: where runs share no budget (bins of log C), the
+losses are first moved to the bin's C at their own N, along a smooth surface through all losses.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +18,13 @@ from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator
 
 from analysis.points import Points
+from analysis.surface import fit_surface
 
 WINDOW = 4.0  # cells within this factor of the lowest cell's N
 FEWEST = 4  # cells of different N that make a minimum
 WANTED = 5  # cells that a window takes where the budget has them
+SAME_BUDGET = 0.03  # spread of log C of cells that are compared as they are
+FLAT = 1e-9  # change of the loss over a window, relative, that is rounding
 
 
 class Method(StrEnum):
@@ -79,10 +85,30 @@ class PowerLaw:
 
 def find_minima(points: Points, method: Method = Method.WINDOWED) -> tuple[Minimum, ...]:
     """Find the minimum of each budget's profile, budgets ascending."""
+    points = at_budgets(points)
     return tuple(
         _minimum(points, budget, np.flatnonzero(points.budget == budget), method)
         for budget in points.budgets
     )
+
+
+def at_budgets(points: Points, loss: NDArray | None = None) -> Points:
+    """Move each run to its budget's C at its own N, with the loss that it would have there.
+
+    Args:
+        points: the sweep; returned as it is where the runs of each budget agree in C.
+        loss: (n,) losses to move instead of the measured ones.
+    """
+    loss = points.loss if loss is None else loss
+    off = np.log(points.C / points.budget)
+    if not len(off) or np.ptp(off) <= SAME_BUDGET:
+        return replace(points, loss=loss)
+    surface = fit_surface(points.N, points.D, loss)
+    if surface is None or not surface.identified:
+        return replace(points, loss=loss)
+    D = points.D * points.budget / points.C
+    moved = surface.log_loss(points.N, D) - surface.log_loss(points.N, points.D)
+    return replace(points, D=D, C=points.budget.copy(), loss=loss * np.exp(moved))
 
 
 def power_law(C: NDArray, values: NDArray, sd: NDArray | None = None) -> PowerLaw:
@@ -133,12 +159,14 @@ def with_predicted_bias(
         loss: the fitted law's loss at (N, D).
         optimum: its (N_opt, D_opt) at C.
     """
-    planted = loss(points.N, points.D)
+    planted = at_budgets(points, loss(points.N, points.D)).loss
     out = []
     for m in minima:
         bias = np.nan
         if m.usable and m.cells is not None:
-            x, _, curve = _vertex(np.log(points.N[m.cells]), planted[m.cells])
+            x, _, curve = _vertex(
+                np.log(points.N[m.cells]), planted[m.cells], _weight(points, m.cells)
+            )
             true_N = optimum(m.budget)[0]
             if curve > 0 and np.isfinite(true_N) and true_N > 0:
                 bias = float(np.expm1(np.clip(x - np.log(true_N), -50, 50)))
@@ -156,11 +184,11 @@ def _minimum(points: Points, budget: float, cells: NDArray, method: Method) -> M
     if method is Method.AKIMA:
         return _akima_minimum(points, budget, cells)
     if method is Method.WINDOWED:
-        cells = cells[_window(x, y)]
+        cells = cells[_window(x, y, _weight(points, cells))]
     return _parabola_minimum(points, budget, cells, lowest=float(x[y.argmin()]))
 
 
-def _window(x: NDArray, y: NDArray) -> NDArray:
+def _window(x: NDArray, y: NDArray, w: NDArray) -> NDArray:
     """Mask of the cells near the lowest; at least WANTED sizes where the budget has them."""
     centre = x[np.argmin(y)]
     for _ in range(2):
@@ -170,7 +198,7 @@ def _window(x: NDArray, y: NDArray) -> NDArray:
         keep = distance <= reach * (1 + 1e-9)
         if len(np.unique(x[keep])) < FEWEST:
             return np.ones_like(keep)
-        vertex, _, curvature = _vertex(x[keep], y[keep])
+        vertex, _, curvature = _vertex(x[keep], y[keep], w[keep])
         # A flat profile can have its lowest cell far from the middle: centre once on the vertex.
         if curvature <= 0 or not x[keep].min() <= vertex <= x[keep].max():
             break
@@ -179,9 +207,11 @@ def _window(x: NDArray, y: NDArray) -> NDArray:
 
 
 def _parabola_minimum(points: Points, budget: float, cells: NDArray, lowest: float) -> Minimum:
-    x, y = np.log(points.N[cells]), points.loss[cells]
-    vertex, loss, curvature = _vertex(x, y)
+    x, y, w = np.log(points.N[cells]), points.loss[cells], _weight(points, cells)
+    vertex, loss, curvature = _vertex(x, y, w)
     bare = Minimum(budget, MinimumStatus.FAILED, n=len(cells), cells=cells)
+    if np.ptp(y) <= FLAT * np.abs(y).max():
+        return replace(bare, reason="all losses of this budget are equal")
     if not np.isfinite([vertex, loss, curvature]).all() or loss <= 0:
         return replace(bare, reason="the parabola has no finite vertex with a positive loss")
     if curvature <= 0:
@@ -192,9 +222,10 @@ def _parabola_minimum(points: Points, budget: float, cells: NDArray, lowest: flo
         return replace(bare, status=MinimumStatus.EDGE, reason=outside)
     status, reason = _centring(np.log(points.N[points.budget == budget]), vertex, lowest)
     log_D = np.polyval(np.polyfit(x - vertex, np.log(points.D[cells]), 1), 0.0)
-    X = np.vander(x - vertex, 3)
-    cov = np.linalg.pinv(X.T @ X)
-    residual = (y - X @ np.linalg.lstsq(X, y, rcond=None)[0]) / loss
+    X, root = np.vander(x - vertex, 3), np.sqrt(w)
+    weighted = X * root[:, None]
+    cov = np.linalg.pinv(weighted.T @ weighted)
+    residual = root * (y - X @ np.linalg.lstsq(weighted, y * root, rcond=None)[0]) / loss
     return replace(
         bare, status=status, reason=reason, N=float(np.exp(vertex)), D=float(np.exp(log_D)),
         loss=float(loss), residual_ss=float(residual @ residual),
@@ -207,9 +238,10 @@ def _parabola_minimum(points: Points, budget: float, cells: NDArray, lowest: flo
 def _akima_minimum(points: Points, budget: float, cells: NDArray) -> Minimum:
     """Minimum of the Akima spline through the cells, mean loss where sizes repeat."""
     sizes, where = np.unique(np.log(points.N[cells]), return_inverse=True)
-    count = np.bincount(where)
-    loss = np.bincount(where, weights=points.loss[cells]) / count
-    log_D = np.bincount(where, weights=np.log(points.D[cells])) / count
+    weight = _weight(points, cells)
+    total = np.bincount(where, weights=weight)
+    loss = np.bincount(where, weights=weight * points.loss[cells]) / total
+    log_D = np.bincount(where, weights=weight * np.log(points.D[cells])) / total
     fine = np.linspace(sizes[0], sizes[-1], 4001)
     curve = Akima1DInterpolator(sizes, loss)(fine)
     best = int(np.argmin(curve))
@@ -248,10 +280,16 @@ def _centring(x: NDArray, vertex: float, lowest: float) -> tuple[MinimumStatus, 
     return MinimumStatus.OK, None
 
 
-def _vertex(x: NDArray, y: NDArray) -> tuple[float, float, float]:
+def _weight(points: Points, cells: NDArray) -> NDArray:
+    """(n,) weights of some cells: what the table's loss_sd makes of them, else 1."""
+    return np.ones(len(cells)) if points.weight is None else points.weight[cells]
+
+
+def _vertex(x: NDArray, y: NDArray, w: NDArray) -> tuple[float, float, float]:
     """Vertex, value there and second-order coefficient of the least-squares parabola."""
-    centre, scale = x.mean(), max(np.ptp(x), 1e-12)
-    c2, c1, c0 = np.linalg.lstsq(np.vander((x - centre) / scale, 3), y, rcond=None)[0]
+    centre, scale, root = x.mean(), max(np.ptp(x), 1e-12), np.sqrt(w)
+    X = np.vander((x - centre) / scale, 3) * root[:, None]
+    c2, c1, c0 = np.linalg.lstsq(X, y * root, rcond=None)[0]
     if c2 == 0:
         return np.nan, np.nan, 0.0
     at = -c1 / (2 * c2)

@@ -37,13 +37,14 @@ def bootstrap(
     seed: int = 0,
     C: ArrayLike | None = None,
     extra: Mapping[str, ArrayLike] | None = None,
+    weights: ArrayLike | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Draws:
     """Refit the law to resampled rows.
 
     Args:
         fit: the law as fitted to these same rows.
-        N, D, loss, C, extra: as given to `fit_law`.
+        N, D, loss, C, extra, weights: as given to `fit_law`.
         draws: number of resamples.
         clusters: (n,) ids; rows of one id are drawn together. None draws rows.
         seed: of the resampling; the same seed gives the same draws whatever the law.
@@ -55,14 +56,15 @@ def bootstrap(
     problem = rebuild(fit, N, D, loss, C=C, extra=extra)
     n = len(problem.log_loss)
     members = _members(clusters, n)
+    own = 1.0 if weights is None else np.asarray(weights, dtype=float)
     theta = np.full((draws, len(fit.theta)), np.nan)
     converged = np.zeros(draws, dtype=bool)
     rng = np.random.default_rng(seed)
     chunk = max(50, WEIGHTS_HELD // n // 8)
     for first in range(0, draws, chunk):
         rows = slice(first, min(first + chunk, draws))
-        weights = resampling_weights(rng, rows.stop - rows.start, members)
-        theta[rows], converged[rows] = refit(fit, problem, weights)
+        counts = resampling_weights(rng, rows.stop - rows.start, members)
+        theta[rows], converged[rows] = refit(fit, problem, own * counts)
         if progress is not None:
             progress(rows.stop, draws)
     theta[~converged] = np.nan

@@ -4,29 +4,45 @@ log loss as a quadratic in log N and log D, fitted robustly. It is no law: its r
 outliers and runs that don't belong together.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-COEFFICIENTS = 6
+SPARE_ROWS = 4
+COLLINEAR = 3e-3  # smallest singular value of unit columns that still tells N from D
 REWEIGHTINGS = 10
 TUNING = 1.345  # Huber's constant: 95% efficient under a normal law
 MAD_TO_SD = 1.4826
 LEAST_NOISE = 1e-6  # of log loss: no loss is known better
 
 
-def surface_residuals(N: NDArray, D: NDArray, loss: NDArray) -> NDArray | None:
-    """Residuals of log loss about a robust quadratic in log N and log D.
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """A fitted surface: centre (2,) of log N and log D, coefficients (6,), residuals (n,)."""
+
+    centre: NDArray
+    coefficients: NDArray
+    residual: NDArray
+    identified: bool  # N and D vary apart from each other, so that each slope is known
+
+    def log_loss(self, N: NDArray, D: NDArray) -> NDArray:
+        """Log loss at (N, D), of their shape."""
+        return _terms(N, D, self.centre) @ self.coefficients
+
+
+def fit_surface(N: NDArray, D: NDArray, loss: NDArray) -> Surface | None:
+    """Fit log loss as a quadratic in log N and log D by Huber's weights.
 
     Args:
         N, D, loss: (n,) positive.
 
     Returns:
-        (n,), or None where fewer than four rows are left over by six coefficients.
+        None where fewer than four rows are left over by its coefficients.
     """
-    x, y = (np.log(v) - np.log(v).mean() for v in (N, D))
-    X = np.column_stack([np.ones_like(x), x, y, x * x, x * y, y * y])
-    target = np.log(loss)
-    if len(target) < np.linalg.matrix_rank(X) + 4:
+    centre = np.array([np.log(N).mean(), np.log(D).mean()])
+    X, target = _terms(N, D, centre), np.log(loss)
+    if len(target) < np.linalg.matrix_rank(X) + SPARE_ROWS:
         return None
     weight = np.ones_like(target)
     for _ in range(REWEIGHTINGS):
@@ -35,7 +51,14 @@ def surface_residuals(N: NDArray, D: NDArray, loss: NDArray) -> NDArray | None:
         residual = target - X @ beta
         reach = TUNING * max(robust_sd(residual), LEAST_NOISE)
         weight = np.minimum(1.0, reach / np.maximum(np.abs(residual), LEAST_NOISE))
-    return residual
+    scaled = X / np.maximum(np.linalg.norm(X, axis=0), 1e-12)
+    identified = bool(np.linalg.svd(scaled, compute_uv=False)[-1] > COLLINEAR)
+    return Surface(centre, beta, residual, identified)
+
+
+def _terms(N: NDArray, D: NDArray, centre: NDArray) -> NDArray:
+    x, y = np.log(N) - centre[0], np.log(D) - centre[1]
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
 
 
 def robust_sd(residual: NDArray) -> float:
@@ -59,8 +82,8 @@ def measurement_weights(N: NDArray, D: NDArray, loss: NDArray, loss_sd: NDArray)
         there to tell s, it is the median of loss_sd / loss.
     """
     own = loss_sd / loss
-    residual = surface_residuals(N, D, loss)
-    s = float(np.median(own)) if residual is None else robust_sd(residual)
+    surface = fit_surface(N, D, loss)
+    s = float(np.median(own)) if surface is None else robust_sd(surface.residual)
     s = max(s, LEAST_NOISE)
     weight = 1 / (1 + (own / s) ** 2)
     return weight / weight.mean()

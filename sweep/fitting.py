@@ -1,4 +1,4 @@
-"""The fit verb: from a collected sweep, or anybody's points, to fits.json and a few lines of answer."""
+"""The fit verb: from a collected sweep, or anybody's points, to fits.json."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -20,6 +20,7 @@ from results.store import StoreError, read_records
 from sweep.documents import expand
 from sweep.errors import UsageError
 from sweep.folder import SweepFolder
+from sweep.summary import summary_lines
 
 
 def fit_sweep(app: AppConf, folder: SweepFolder, console: Console) -> Path:
@@ -124,35 +125,3 @@ def _write(fits: Fits, path: Path, console: Console) -> None:
     for line in summary_lines(fits.to_json()):
         console.print(line)
     console.print(f"Wrote {path}")
-
-
-def summary_lines(fits: Mapping[str, Any]) -> list[str]:
-    """Say the fit in a few lines: each approach's exponent, the hold-out, the forecast."""
-    level = f"{fits['level']:.0%}"
-    lines = [_exponent(f"approach {i}", fits[f"approach{i}"], level) for i in (1, 2, 3)]
-    top = fits["holdout"][-1]
-    if top.get("min_loss_error") is not None:
-        low, high = top["min_loss_interval"]
-        lines.append(
-            f"hold-out: minimum loss at C={top['budget']:.3g} predicted within "
-            f"{top['min_loss_error']:+.2%}, {level} interval {low:.4f} .. {high:.4f}"
-        )
-    for f in fits["forecast"]:
-        if f.get("N") is not None and f.get("loss_interval"):
-            low, high = f["loss_interval"]
-            lines.append(
-                f"forecast at C={f['C']:.3g} ({f['law']}): N={f['N']:.3g}, D={f['D']:.3g}, loss "
-                f"{f['loss']:.4f} ({level}: {low:.4f} .. {high:.4f}); recipe {f['recipe']}"
-            )
-    return lines
-
-
-def _exponent(name: str, part: Mapping[str, Any], level: str) -> str:
-    a, interval = part.get("a"), (part.get("ci") or {}).get("a")
-    if part.get("N_opt"):
-        a, interval = part["N_opt"]["exponent"], part["N_opt"]["ci"]
-    if a is None:
-        return f"{name}: {part.get('status')}, {part.get('reason') or 'no reason given'}"
-    spread = f" ({level}: {interval[0]:.3f} .. {interval[1]:.3f})" if interval else ""
-    reason = f" ({part['reason']})" if part.get("reason") else ""
-    return f"{name}: N_opt ~ C^{a:.3f}{spread}, {part.get('status', 'ok')}{reason}"

@@ -14,6 +14,7 @@ from analysis.points import load_points, points_from_frame
 from analysis.profiles import (
     Method,
     MinimumStatus,
+    at_budgets,
     find_minima,
     power_law,
     with_predicted_bias,
@@ -175,3 +176,58 @@ def test_porian_exponents(exponent):
     points = load_points(Path(folder) / "porian_isoflop_points.csv", where=where)
     part, _, _ = approach2(points, None, 0.9)
     assert part.methods["akima"]["N_opt"] == pytest.approx(exponent, abs=0.01)
+
+
+def scattered(noise: float, seed: int, n: int = 120) -> pd.DataFrame:
+    """Draw runs of Hoffmann's law of which no two share a budget."""
+    rng = np.random.default_rng(seed)
+    N = np.exp(rng.uniform(np.log(2e7), np.log(4e9), n))
+    D = N * np.exp(rng.uniform(np.log(3), np.log(200), n))
+    loss = hoffmann(N, D) * np.exp(noise * rng.standard_normal(n))
+    return pd.DataFrame({"N": N, "D": D, "loss": loss})
+
+
+def test_runs_that_share_no_budget_are_moved_to_one_before_a_profile_is_drawn():
+    points = points_from_frame(scattered(0.0, 0))
+    assert points.grouping == "log_bins"
+    moved = at_budgets(points)
+    there = np.log(hoffmann(moved.N, moved.D))
+    error, unmoved = (np.std(np.log(p.loss) - there) for p in (moved, points))
+    assert error < unmoved / 10
+    np.testing.assert_allclose(6 * moved.N * moved.D, points.budget, rtol=1e-9)
+    truth = BETA / (ALPHA + BETA)
+    exponents = []
+    for seed in range(12):
+        part, _, _ = approach2(points_from_frame(scattered(0.004, seed)), None, 0.9)
+        exponents.append(part.N_opt.exponent)
+    assert np.mean(exponents) == pytest.approx(truth, abs=0.03)
+
+
+def test_shared_budgets_are_left_as_they_are():
+    points = points_from_frame(profiles(4, n=7))
+    assert at_budgets(points).loss is points.loss
+
+
+def test_a_ladder_of_one_ratio_gives_no_minimum():
+    N = np.geomspace(1e7, 2e9, 25)
+    points = points_from_frame(pd.DataFrame({"N": N, "D": 20 * N, "loss": hoffmann(N, 20 * N)}))
+    assert not any(m.usable for m in find_minima(points))
+
+
+def test_equal_losses_have_no_minimum():
+    for method in Method:
+        points = points_from_frame(profiles(4, n=7).assign(loss=3.0))
+        assert {m.status for m in find_minima(points, method)} <= {"failed", "edge"}
+
+
+def test_a_measurement_known_to_be_bad_hardly_moves_a_minimum():
+    frame = profiles(4, n=7)
+    spoilt = frame.assign(loss=frame.loss * np.where(np.arange(len(frame)) % 7 == 2, 1.05, 1.0))
+    sd = np.where(np.arange(len(frame)) % 7 == 2, 0.15, 0.001)
+    clean = find_minima(points_from_frame(frame))
+    for m, known, unknown in zip(
+        clean, find_minima(points_from_frame(spoilt.assign(loss_sd=sd))),
+        find_minima(points_from_frame(spoilt)), strict=True,
+    ):  # fmt: skip
+        assert abs(np.log(known.N / m.N)) < 0.05
+        assert not unknown.usable or abs(np.log(unknown.N / m.N)) > abs(np.log(known.N / m.N))
