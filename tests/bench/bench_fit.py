@@ -6,17 +6,21 @@ Run from the checkout, on an idle machine and one core:
 
 The 240 rows are simulated (chinchilla's constants, Student t noise), unless ISOFLOP_SHARED_DATA names
 the folder of public sweeps: then they are Hoffmann et al.'s figure 4 as digitised by Epoch AI.
+The package `chinchilla` is timed too where it can be imported (it is in no constraints of ours).
 Seconds are CPU seconds of this process. `exp_ns` in the first line is what one double exponential
 costs here, as a yardstick between machines and between loads of one machine.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +56,7 @@ def main() -> None:
         seconds = timed(lambda name=law: fit_law(name, N, D, loss, estimator="t4"), repeats)
         emit("point_fit_law", law=law, estimator="t4", rows=len(N), data=source, **seconds)
     growth(quick)
+    against_chinchilla(N, D, loss, source, every=320 if quick else 64)
     against_lbfgs(N, D, loss, source, resamples=10 if quick else 200)
 
 
@@ -94,6 +99,63 @@ def against_lbfgs(N, D, loss, source: str, resamples: int, starts: int = 24) -> 
         largest_gain=float(-relative.min()),
         lbfgs_seconds=time.process_time() - began,
     )
+
+
+def against_chinchilla(N, D, loss, source: str, every: int) -> None:
+    """Time PyPI's `chinchilla` on our objective, from the grid of its own first example.
+
+    Of its 3,125 starts every `every`-th is run, in one process and without its plot; its seconds
+    for the grid are those, scaled by the count. Both sums of Huber losses are computed here.
+    """
+    try:
+        from chinchilla import Chinchilla
+        from chinchilla._metrics import log_huber
+    except ImportError as e:
+        emit("chinchilla_package", status="skipped", reason=str(e))
+        return
+    rows = pd.DataFrame({"C": 6 * N * D, "N": N, "D": D, "loss": loss})
+    ours = timed(lambda: fit_law("chinchilla", N, D, loss, estimator="huber"), 5)
+    theta = fit_law("chinchilla", N, D, loss, estimator="huber").theta
+    axes = (np.linspace(1, 2, 5), *[np.linspace(1, 10, 5)] * 2, *[np.linspace(0.1, 0.7, 5)] * 2)
+    grid_starts = list(itertools.product(*axes))
+    starts = grid_starts[every // 2 :: every]
+    found, seconds = [], 0.0
+    for start in starts:
+        with tempfile.TemporaryDirectory() as folder:
+            grid = {
+                name: (x,) for name, x in zip(("E", "a", "b", "alpha", "beta"), start, strict=True)
+            }
+            theirs = Chinchilla(
+                folder, grid, loss_fn=lambda y, p: log_huber(y, p, 1e-3), log_level=50
+            )
+            theirs.database.df = rows
+            theirs.visualizer.optim = lambda *args, **options: None
+            began = time.process_time()
+            theirs.fit(parallel=False)
+            seconds += time.process_time() - began
+            found.append([float(theirs.params[name]) for name in CHINCHILLA.parameters])
+    values = [objective_sum(p, N, D, loss) for p in found]
+    whole = seconds / len(starts) * len(grid_starts)
+    emit(
+        "chinchilla_package",
+        data=source,
+        version=metadata.version("chinchilla"),
+        starts_run=len(starts),
+        starts_of_its_grid=len(grid_starts),
+        seconds_per_start=seconds / len(starts),
+        seconds_of_its_grid=whole,
+        our_seconds=ours["seconds_median"],
+        ratio=whole / ours["seconds_median"],
+        our_objective=objective_sum(theta, N, D, loss),
+        its_lowest_objective=float(np.nanmin(values)),
+        its_median_objective=float(np.nanmedian(values)),
+    )
+
+
+def objective_sum(theta, N, D, loss) -> float:
+    """Sum of Huber losses of the log-loss residuals at (E, A, B, alpha, beta)."""
+    E, A, B, alpha, beta = theta
+    return float(huber(np.log((E + A / N**alpha + B / D**beta) / loss)).sum())
 
 
 def huber(r: np.ndarray, delta: float = 1e-3) -> np.ndarray:
