@@ -276,7 +276,7 @@ def _centring(x: NDArray, vertex: float, lowest: float) -> tuple[MinimumStatus, 
         end = "smallest" if lowest == sizes[0] else "largest"
         return MinimumStatus.OFF_CENTRE, f"the {end} model has the lowest loss"
     if min(below, above) < 2:
-        return MinimumStatus.OFF_CENTRE, f"{below} sizes below the minimum, {above} above"
+        return MinimumStatus.OFF_CENTRE, f"sizes: {below} below the minimum, {above} above"
     return MinimumStatus.OK, None
 
 
