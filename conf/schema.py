@@ -139,7 +139,17 @@ class HardwareConf:
     attention: str = "auto"
     """auto, cpu_flash, sdpa_flash, sdpa_cudnn, sdpa_efficient or reference."""
     threads: int = 1
-    """CPU threads of a worker."""
+    """CPU threads of a process."""
+    ranks: int = 1
+    """Processes that train one cell together, one device each; the batch is split among them."""
+    micro_rows: int | None = None
+    """Sequences of one forward pass of one rank; null: as many as fit in memory."""
+    compile: str = "auto"
+    """torch.compile: auto (on a GPU), true or false."""
+    deterministic: bool = False
+    """GPU: only algorithms that give the same bits again, which are slower. A CPU has no others."""
+    memory_bytes: float | None = None
+    """Memory of one device, bytes: cells whose replica does not fit are left out. null: unknown."""
     devices: int = 1
     """Cells that the plan assumes are trained at once."""
     flops_per_second: float = MISSING
@@ -206,6 +216,8 @@ class RunConf:
     """Evaluations on the small validation set along the way."""
     checkpoint_seconds: float = 20.0
     """Seconds between checkpoints."""
+    keep_checkpoints: str = "last"
+    """What stays of a recorded attempt: none, last (its end) or all (one an evaluation)."""
 
 
 @dataclass

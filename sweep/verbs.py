@@ -15,7 +15,7 @@ from sweep.resolve import hardware_settings, resolve, run_settings, sweep_folder
 _CELLS = ("root", "sweep", "grid", "grid.*", "model", "model.*", "recipe", "recipe.*", "data",
           "data.*")  # fmt: skip
 _HARDWARE = ("hardware", "hardware.*")
-_RUN = ("run.evaluations", "run.checkpoint_seconds")
+_RUN = ("run.evaluations", "run.checkpoint_seconds", "run.keep_checkpoints")
 _SWEEP = ("root", "sweep", "grid")
 _FIT = ("fit", "fit.*")
 
