@@ -30,6 +30,8 @@ class GridConf:
     """Each cell is trained once for each seed."""
     tolerance: float = 0.01
     """Largest |C_spent / C - 1| after rounding D to whole steps."""
+    probe: bool = True
+    """Whether cells with other learning rates, batches and seeds test the recipe."""
 
 
 @dataclass
@@ -65,7 +67,7 @@ class RecipeConf:
     """How to train: a rule for lr and batch, and constants."""
 
     rule: str = MISSING
-    """fixed (takes lr and batch_rows below) or demo (gives them)."""
+    """fixed takes lr and batch_rows below; demo, porian, steplaw, deepseek and marin give them."""
     lr: float | None = None
     """fixed: peak learning rate of matrices."""
     lr_embedding: float | None = None
@@ -73,19 +75,19 @@ class RecipeConf:
     batch_rows: int | None = None
     """fixed: sequences of one optimizer step."""
     schedule: str = "wsd"
-    """wsd (constant, then 1 - sqrt), cosine, linear or constant; after a linear warm-up."""
-    warmup_share: float = 0.05
-    """Share of the steps that warm up, at most .1."""
-    decay_share: float = 0.2
-    """wsd: share of the steps that decay."""
-    lr_floor: float = 0.0
-    """Learning rate at the end, as a share of the peak."""
+    """wsd (constant, then 1 - sqrt), wsd_linear, cosine, linear or constant; after a warm-up."""
+    warmup_share: float | None = None
+    """Share of the steps that warm up, at most .1; null: the rule's, else .05."""
+    decay_share: float | None = None
+    """wsd, wsd_linear: share of the steps that decay; null: .2."""
+    lr_floor: float | None = None
+    """Learning rate at the end, as a share of the peak; null: the rule's, else 0."""
     beta1: float = 0.9
     """AdamW beta1."""
-    beta2: float = 0.95
-    """AdamW beta2."""
-    eps: float = 1e-8
-    """AdamW epsilon."""
+    beta2: float | None = None
+    """AdamW beta2; null: the rule's, else .95."""
+    eps: float | None = None
+    """AdamW epsilon; null: the rule's, else 1e-8."""
     weight_decay: float = 0.1
     """AdamW weight decay of matrices; embeddings and norms have none."""
     grad_clip: float = 1.0

@@ -35,6 +35,15 @@ class RecordStatus(StrEnum):
         return self is not RecordStatus.FAILED
 
 
+class Probe(StrEnum):
+    """How a cell that only probes the recipe differs from the cell that it probes."""
+
+    LR_HALF = "lr_half"
+    LR_DOUBLE = "lr_double"
+    BATCH_DOUBLE = "batch_double"
+    SEED = "seed"
+
+
 def _unit(text: str, default: Any = ...) -> Any:
     """Declare a field with its unit and meaning, which `describe()` hands to reports."""
     metadata = {"doc": text}
@@ -77,6 +86,7 @@ class Record:
     positions: str = _unit("rotary or learned")
     tied: bool = _unit("whether the head shares the embedding's weights")
     batch_tokens: int = _unit("tokens of one optimizer step")
+    batch_tokens_asked: float = _unit("tokens of a step by the rule, before whole sequences", NAN)
     steps: int = _unit("optimizer steps")
     recipe: str = _unit("rule that gave the training constants")
     recipe_outside_regime: str | None = _unit("how N, D or D/N leave the rule's regime", None)
@@ -92,6 +102,8 @@ class Record:
     weight_decay: float = _unit("AdamW weight decay of matrices")
     grad_clip: float = _unit("largest gradient norm")
     seed: int = _unit("seed of initial weights and of data order")
+    probe: str | None = _unit("how a probe differs from probe_of; it enters no fit", None)
+    probe_of: str | None = _unit("cell that a probe tests the recipe of", None)
     data: str = _unit("name of the data")
     data_revision: str = _unit("revision of the data")
     tokenizer: str = _unit("name of the tokenizer")

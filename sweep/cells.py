@@ -1,11 +1,13 @@
 """A cell as a flat row, and back: the same columns in plan.parquet, config.yaml and records."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from models.config import GPTConfig, Positions
 from models.flops import FlopRule
+from results.record import Probe
 from sweep.grid import Cell, DataRef, flops_of, params_of
 from sweep.recipe import Recipe
 from sweep.schedule import Schedule
@@ -16,6 +18,8 @@ def cell_to_row(cell: Cell) -> dict[str, Any]:
     recipe = dataclasses.asdict(cell.recipe)
     recipe["recipe"] = recipe.pop("rule")
     del recipe["batch_rows"]
+    if cell.recipe.batch_tokens_asked is None:  # the rule's tokens are whole sequences
+        recipe["batch_tokens_asked"] = float(cell.batch_tokens)
     cfg = cell.model
     return {
         "cell_id": cell.id,
@@ -37,6 +41,8 @@ def cell_to_row(cell: Cell) -> dict[str, Any]:
         "schedule": str(cell.recipe.schedule),
         "recipe_outside_regime": cell.outside_regime,
         "seed": cell.seed,
+        "probe": None if cell.probe is None else str(cell.probe),
+        "probe_of": cell.probe_of,
         "data": cell.data.name,
         "data_revision": cell.data.revision,
         "tokenizer": cell.data.tokenizer,
@@ -75,7 +81,10 @@ def _rebuild(row: Mapping[str, Any]) -> Cell:
             for k in ("lr", "lr_embedding", "lr_floor", "beta1", "beta2", "eps", "weight_decay")
         },
         grad_clip=float(row["grad_clip"]),
+        batch_tokens_asked=_batch_tokens_asked(row),
     )
+    probe = row.get("probe")  # absent from rows of an earlier day; NaN where pandas read null
+    is_probe = isinstance(probe, str)
     return Cell(
         budget=float(row["budget"]),
         flop_rule=FlopRule(row["flop_rule"]),
@@ -83,9 +92,16 @@ def _rebuild(row: Mapping[str, Any]) -> Cell:
         recipe=recipe,
         steps=int(row["steps"]),
         seed=int(row["seed"]),
+        probe=Probe(probe) if is_probe else None,
+        probe_of=str(row["probe_of"]) if is_probe else None,
         data=DataRef(
             name=str(row["data"]),
             revision=str(row["data_revision"]),
             tokenizer=str(row["tokenizer"]),
         ),
     )
+
+
+def _batch_tokens_asked(row: Mapping[str, Any]) -> float | None:
+    asked = float(row.get("batch_tokens_asked", math.nan))
+    return None if math.isnan(asked) or asked == row["batch_tokens"] else asked

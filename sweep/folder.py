@@ -17,6 +17,7 @@ from sweep.cells import cell_from_row, cell_to_row
 from sweep.data import DataSettings
 from sweep.errors import UsageError
 from sweep.grid import Cell
+from sweep.recipe_rules import RULES
 
 PLAN_SCHEMA = "1"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -200,11 +201,13 @@ _SHARED = ("recipe", "schedule", "lr_floor", "beta1", "beta2", "eps", "weight_de
 def _clash(planned: PlannedCell, old: Sequence[PlannedCell]) -> str | None:
     """Return the first setting in which a cell differs from the sweep that it would join."""
     row = _row(planned)
+    by_rule = RULES[planned.cell.recipe.rule].decides  # may differ from cell to cell
+    shared = [k for k in _SHARED if k not in by_rule]
     for other in old:
         theirs = _row(other)
-        same_point = all(row[k] == theirs[k] for k in ("budget", "size_id", "seed"))
+        same_point = all(row[k] == theirs[k] for k in ("budget", "size_id", "seed", "probe"))
         others = [k for k in row if k != "cell_id"] if same_point else []
-        for key in (*_SHARED, *others):  # what was set first, what follows from it after
+        for key in (*shared, *others):  # what was set first, what follows from it after
             if row[key] != theirs[key]:
                 return f"{key}={theirs[key]}, not {row[key]}"
     return None

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from results.record import Record
+from results.record import Probe, Record
 from results.store import StoreError, read_records, results_of
 from sweep.attempt import Progress, claim, run_attempt
 from sweep.cells import cell_from_row
@@ -195,6 +195,7 @@ def _compare(record: Record, before: float, records: pd.DataFrame) -> str:
         (seeds["status"] == "finished")
         & (seeds["budget"] == record.budget)
         & (seeds["size_id"] == record.size_id)
+        & (seeds["probe"].isna() | (seeds["probe"] == Probe.SEED))
     ]
     if seeds["seed"].nunique() < 2:
         return f"difference {difference:+.6f} (seed sd unknown: the cell has one seed)"

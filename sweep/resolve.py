@@ -10,6 +10,7 @@ from sweep.errors import UsageError
 from sweep.folder import PlannedCell, SweepFolder
 from sweep.grid import DataRef, Grid, GridSettings, isoflop_grid
 from sweep.predict import Rates
+from sweep.probes import with_probes
 from sweep.recipe import RecipeSettings
 from sweep.settings import HardwareSettings, RunSettings
 from sweep.tokens import VOCABULARY
@@ -26,8 +27,8 @@ class Resolved:
 
     @property
     def planned(self) -> list[PlannedCell]:
-        """Cells of the grid with their data."""
-        return [PlannedCell(cell, self.data) for cell in self.grid.cells]
+        """Cells and probes of the grid with their data."""
+        return [PlannedCell(cell, self.data) for cell in self.grid.trained]
 
 
 def resolve(app: AppConf) -> Resolved:
@@ -39,7 +40,8 @@ def resolve(app: AppConf) -> Resolved:
     try:
         data = _data(app)
         recipe = RecipeSettings(**asdict(app.recipe))
-        grid = isoflop_grid(_grid_settings(app), _ladder(app), recipe, _data_ref(app))
+        settings = _grid_settings(app)
+        grid = isoflop_grid(settings, _ladder(app), recipe, _data_ref(app))
         rates = _rates(app.hardware)
     except ValueError as e:
         raise UsageError(str(e)) from None
@@ -49,6 +51,8 @@ def resolve(app: AppConf) -> Resolved:
             f"grid={app.grid.name} has no cells. The first ones fell because: {fell}. "
             "Widen grid.window, move grid.tokens_per_param, or change grid.budgets"
         )
+    if settings.probe:
+        grid = with_probes(grid, settings, recipe)
     return Resolved(folder=sweep_folder(app), grid=grid, data=data, rates=rates)
 
 

@@ -68,8 +68,8 @@ BUGS = (
     PlantedBug(
         "warm-up x10",
         "sweep/recipe.py",
-        "warmup_steps=warmup if settings.warmup_share else 0,",
-        "warmup_steps=10 * warmup if settings.warmup_share else 0,",
+        "warmup_steps=warmup,",
+        "warmup_steps=10 * warmup,",
         "test_recipe.py::test_warm_up_is_at_most_a_tenth_and_phases_fit_in_the_run",
     ),
     PlantedBug(
