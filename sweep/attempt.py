@@ -24,9 +24,10 @@ from results.store import write_record
 from sweep import checkpoint
 from sweep.cells import cell_to_row
 from sweep.data import CellData, DataSettings
+from sweep.data_columns import sets_column, sources_column
 from sweep.device import Device, describe, measure_matmul_peak
 from sweep.errors import UsageError
-from sweep.evaluate import Evaluation, evaluate
+from sweep.evaluate import Validation, evaluate_small, validate
 from sweep.folder import SweepFolder
 from sweep.grid import Cell
 from sweep.measure import Measurements, measured_columns
@@ -144,14 +145,14 @@ class _Run:
         self.settings, self.on_progress, self.should_stop = settings, on_progress, should_stop
         self.measured = Measurements(started_at=now(), matmul_peak=_matmul_peak(device))
 
-    def to_the_end(self) -> Evaluation:
+    def to_the_end(self) -> Validation:
         self.trainer = Trainer(self.attempt.cell, self.data.train, self.device)
         self._resume()
         self.clock = self.saved = self.told = time.perf_counter()
         train(self.trainer, self._after_step)
         if self.saved_step != self.trainer.step:
             self._save()
-        final = self._evaluate(self.data.val_rows)
+        final = validate(self.trainer.model, self.data, self.device)
         self.measured.seconds += time.perf_counter() - self.saved
         self.measured.peak_memory_bytes = self.device.peak_memory_bytes()
         return final
@@ -183,7 +184,7 @@ class _Run:
         self.clock = time.perf_counter()
 
     def _add_to_curve(self, step: int) -> None:
-        evaluation = self._evaluate(self.data.eval_rows)
+        evaluation = evaluate_small(self.trainer.model, self.data, self.device)
         cell = self.attempt.cell
         row = {
             "step": step,
@@ -198,10 +199,6 @@ class _Run:
         self.measured.add_evaluation(evaluation.loss)
         with self.attempt.curve.open("a") as f:
             f.write(json.dumps(row) + "\n")
-
-    def _evaluate(self, n_rows: int) -> Evaluation:
-        data = self.data
-        return evaluate(self.trainer.model, data.validation, n_rows, data.tokens.eod, self.device)
 
     def _save(self) -> None:
         at = time.perf_counter()
@@ -251,14 +248,14 @@ def _describe_attempt(attempt: Attempt, asked: DataSettings, data: CellData) -> 
     """Freeze what is asked and where it runs; refuse data that other attempts did not see."""
     for env in attempt.path.parent.glob("*/env.json"):
         seen = json.loads(env.read_text())["data_sha256"]
-        if seen != data.tokens.sha256:
+        if seen != data.sha256:
             raise UsageError(
                 f"{attempt.cell.id}: attempt {env.parent.name} was trained on data {seen[:12]}, "
-                f"this is {data.tokens.sha256[:12]}: set data.revision to a new word"
+                f"this is {data.sha256[:12]}: set data.revision to a new word"
             )
     asked_columns = {**cell_to_row(attempt.cell), **asked.to_columns()}
     checkpoint.write_text(_yaml(asked_columns), attempt.path / "config.yaml")
-    env = {**environment(), "data_sha256": data.tokens.sha256}
+    env = {**environment(), "data_sha256": data.sha256}
     checkpoint.write_json(env, attempt.path / "env.json")
 
 
@@ -269,7 +266,8 @@ def _yaml(values: dict[str, Any]) -> str:
 
 def _record(attempt, sweep, data, device, measured, ended) -> Record:
     cell, env = attempt.cell, environment()
-    unique = min(cell.tokens, data.train.unique_tokens)
+    used = data.train.usage(cell.seed, cell.steps * cell.recipe.batch_rows)
+    unique = sum(u.unique_tokens for u in used)
     return Record(
         **cell_to_row(cell),
         sweep=sweep,
@@ -286,19 +284,24 @@ def _record(attempt, sweep, data, device, measured, ended) -> Record:
         git_dirty=env["git_dirty"],
         code_sha256=env["code_sha256"],
         host=env["host"],
-        data_sha256=data.tokens.sha256,
+        data_sha256=data.sha256,
+        tokenizer_revision=data.tokenizer.revision,
+        tokenizer_sha256=data.tokenizer.sha256,
+        sources=sources_column(data, used),
         slurm_job_id=os.environ.get("SLURM_JOB_ID"),
         finished_at=now(),
         **ended,
     )
 
 
-def _loss_columns(final: Evaluation) -> dict[str, Any]:
+def _loss_columns(final: Validation) -> dict[str, Any]:
     return {
-        "val_loss": final.loss,
-        "val_loss_se": final.se,
-        "val_tokens": final.tokens,
-        "bpb": final.bpb,
+        "val_loss": final.total.loss,
+        "val_loss_se": final.total.se,
+        "val_tokens": final.total.tokens,
+        "bpb": final.total.bpb,
+        "bpb_se": final.total.bpb_se,
+        "val_sets": sets_column(final),
     }
 
 

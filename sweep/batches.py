@@ -8,7 +8,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Rows:
     tokens: np.ndarray  # 1-D, integers; may be a memory map
     seq_len: int
     name: str = "text"
+    border: int | None = None  # token that ends a document, where attention stays within one
 
     def __post_init__(self) -> None:
         if self.seq_len < 1:
@@ -62,7 +63,7 @@ class Rows:
         return self.take(row_index(len(self), seed, step * batch_rows, batch_rows))
 
     def usage(self, seed: int, n_rows: int) -> "tuple[Usage, ...]":
-        """What the first n_rows rows of the order take; the same for every seed."""
+        """Count what the first n_rows rows of the order take; the same for every seed."""
         return (Usage.of(self.name, self, n_rows),)
 
 
@@ -92,28 +93,32 @@ class Batches(Protocol):
     def seq_len(self) -> int:
         """Inputs of a row."""
 
+    @property
+    def border(self) -> int | None:
+        """Token that ends a document, where attention stays within one."""
+
     def batch(self, seed: int, step: int, batch_rows: int) -> np.ndarray:
         """Rows of one optimizer step, (B, T + 1) int64."""
 
     def usage(self, seed: int, n_rows: int) -> tuple[Usage, ...]:
-        """What the first n_rows rows of the order take from each source."""
+        """Count what the first n_rows rows of the order take from each source."""
 
 
-def documents(tokens: np.ndarray, eod: int) -> np.ndarray:
-    """Number of each token's document within its row, from 0.
+def documents(tokens: Any, border: int) -> Any:
+    """Tell the number of each token's document within its row, from 0.
 
     The end-of-document token counts to the document after it, as the token that opens it: so the
     first token of a document is predicted from that mark alone, and no token from another
     document than its own.
 
     Args:
-        tokens: (B, T) integers: inputs of the model.
-        eod: the token that ends a document.
+        tokens: (B, T) integers, inputs of the model: an array of numpy or a tensor of torch.
+        border: the token that ends a document.
 
     Returns:
-        (B, T) int32, non-decreasing along a row.
+        (B, T) int64 of the same kind, non-decreasing along a row.
     """
-    return np.cumsum(tokens == eod, axis=1, dtype=np.int32)
+    return (tokens == border).cumsum(1)
 
 
 def batch(rows: Batches, seed: int, step: int, batch_rows: int) -> np.ndarray:

@@ -164,7 +164,7 @@ def _source(values: Mapping[str, Any]) -> SourceSettings:
 
 
 def mix_of(settings: DataSettings) -> str | None:
-    """Sources with their revisions and shares, as one text for ids and records.
+    """Write sources with their revisions and shares, as one text for ids and records.
 
     None where there is one source: then name and revision of the data say it.
     """

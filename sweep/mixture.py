@@ -45,6 +45,11 @@ class Mixture:
         return self.parts[0].seq_len
 
     @property
+    def border(self) -> int | None:
+        """Token that ends a document, where attention stays within one."""
+        return self.parts[0].border
+
+    @property
     def quotas(self) -> tuple[int, ...]:
         """Positions of each source in a block; they sum to BLOCK."""
         return _quotas(self.shares)
@@ -75,7 +80,7 @@ class Mixture:
         return [whole * q + int(n) for q, n in zip(self.quotas, part, strict=True)]
 
     def usage(self, seed: int, n_rows: int) -> tuple[Usage, ...]:
-        """What the first n_rows rows of the order take from each source."""
+        """Count what the first n_rows rows of the order take from each source."""
         parts = zip(self.names, self.parts, self.counts(seed, n_rows), strict=True)
         return tuple(Usage.of(name, part, n) for name, part, n in parts)
 

@@ -11,6 +11,7 @@ of validation.bin stands for.
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,19 @@ def open_tokens(folder: Path, verify: bool = False) -> Tokens:
         manifest=manifest,
         validation_bytes=shards.get("validation_bytes"),
     )
+
+
+def is_whole(folder: Path, say: Callable[[str], None] | None = None) -> bool:
+    """Whether a prepared folder is there and its checksums are right; `say` takes what is wrong."""
+    if not folder.exists():
+        return False
+    try:
+        open_tokens(folder, verify=True)
+    except DataError as e:
+        if say:
+            say(f"building again: {e}")
+        return False
+    return True
 
 
 def seal(manifest: dict[str, Any]) -> str:

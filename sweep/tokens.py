@@ -21,7 +21,7 @@ import numpy as np
 
 from sweep import corpus, split
 from sweep.documents import DataError, Source, expand, folder_revision, text_folder
-from sweep.shards import MANIFEST_SCHEMA, SHARDS, Tokens, open_tokens, write_sealed
+from sweep.shards import MANIFEST_SCHEMA, SHARDS, Tokens, is_whole, open_tokens, write_sealed
 from sweep.stamps import read_sha256
 
 __all__ = ["DataError", "DataSpec", "Tokens", "open_tokens", "prepare", "revision_of"]
@@ -94,11 +94,11 @@ def prepare(spec: DataSpec, cache: Path, say: Callable[[str], None] = print) -> 
         DataError: text that can't be fetched, read or split, or a cache that can't be written.
     """
     folder = cache / spec.folder_name
-    if _is_whole(folder):
+    if is_whole(folder):
         return folder
     try:
         with one_builder(cache, "prepare.lock", say):
-            if not _is_whole(folder, say):
+            if not is_whole(folder, say):
                 try:
                     _build(spec, cache, folder, say)
                 finally:
@@ -253,18 +253,6 @@ def _map_bytes(path: Path, table: np.ndarray) -> None:
     for start in range(0, len(shard), _CHUNK):
         shard[start : start + _CHUNK] = table[shard[start : start + _CHUNK]]
     shard.flush()
-
-
-def _is_whole(folder: Path, say: Callable[[str], None] | None = None) -> bool:
-    if not folder.exists():
-        return False
-    try:
-        open_tokens(folder, verify=True)
-    except DataError as e:
-        if say:
-            say(f"building again: {e}")
-        return False
-    return True
 
 
 @contextmanager
