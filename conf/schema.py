@@ -60,6 +60,20 @@ class ModelConf:
     """rotary or learned."""
     tied: bool = False
     """Whether the head shares the embedding's weights."""
+    norm: str = "layernorm"
+    """layernorm or rmsnorm, both with gains and without biases."""
+    mlp: str = "gelu"
+    """gelu, swiglu or relu2; swiglu's width is 8/3 d_model, the others' 4 d_model."""
+    n_kv_head: int | None = None
+    """Heads of keys and values of every size (GQA); must divide each n_head. null: n_head."""
+    qk_norm: bool = False
+    """Whether queries and keys are brought to unit rms, times gains, before the rotation."""
+    z_loss: float = 0.0
+    """Weight of the mean of log(Z)^2 in what training minimises; validation leaves it out."""
+    init: str = "zero_out"
+    """zero_out, fan_in or gpt2: how the weights are drawn."""
+    init_scale: float = 1.0
+    """Factor on the standard deviation of every draw."""
 
 
 @dataclass
@@ -95,19 +109,79 @@ class RecipeConf:
 
 
 @dataclass
+class SourceConf:
+    """One source of a mixture; path or dataset."""
+
+    name: str = MISSING
+    """Name in the results."""
+    weight: float = 1.0
+    """Share of training tokens, beside the other sources' weights."""
+    path: str | None = None
+    """File or folder: parquet, JSON lines, or text files."""
+    dataset: str | None = None
+    """Dataset of the hub."""
+    subset: str | None = None
+    """Subset (configuration) of the dataset."""
+    split: str | None = None
+    """Split of the dataset, such as train."""
+    validation_split: str | None = None
+    """Split of the dataset to validate on; null: text is held out of split."""
+    text_column: str = "text"
+    """Column with the text."""
+    revision: str = "main"
+    """Commit, branch or tag of the dataset; of files, a word of yours."""
+
+
+@dataclass
+class EvalConf:
+    """An extra set to judge each cell on; path or dataset."""
+
+    name: str = MISSING
+    """Name in the results: loss_<name>."""
+    path: str | None = None
+    """File or folder: parquet, JSON lines, or text files."""
+    dataset: str | None = None
+    """Dataset of the hub."""
+    subset: str | None = None
+    """Subset (configuration) of the dataset."""
+    split: str | None = None
+    """Split of the dataset, such as test."""
+    text_column: str = "text"
+    """Column with the text."""
+    revision: str = "main"
+    """Commit, branch or tag of the dataset; of files, a word of yours."""
+
+
+@dataclass
 class DataConf:
     """What to train on."""
 
     name: str = MISSING
     """Name in the records and the cell id."""
     source: str = MISSING
-    """english (the embedded corpus) or text_folder (any folder of text files)."""
+    """english (the embedded corpus), text_folder (a folder of text files) or hf (anything)."""
     revision: str = "1"
     """Revision in the records and the cell id: change it when the data changes."""
     tokenizer: str = "bytes256"
-    """bytes256 (a token is a byte) or bytes128 (126 frequent bytes, other, end)."""
+    """bytes256, bytes128; hf: also a tokenizer of transformers, by folder or hub name."""
+    tokenizer_revision: str | None = None
+    """hf: commit, branch or tag of a tokenizer of the hub."""
+    document_mask: bool = False
+    """Whether attention stays within a document, in training and in validation."""
     path: str | None = None
-    """text_folder: the folder."""
+    """text_folder: the folder; hf: a file or folder of parquet, JSON lines or text."""
+    dataset: str | None = None
+    """hf: dataset of the hub; data.revision is its commit, branch or tag."""
+    subset: str | None = None
+    """hf: subset (configuration) of the dataset."""
+    split: str | None = None
+    """hf: split of the dataset, such as train."""
+    validation_split: str | None = None
+    """hf: split of the dataset to validate on; null: text is held out of split."""
+    text_column: str = "text"
+    """hf: column with the text."""
+    sources: list[SourceConf] = field(default_factory=list)
+    """hf: several sources, mixed by weight, in place of the one above."""
     validation_share: float = 0.06
     """Share of the text held out for validation."""
     val_tokens: int = 262_144
@@ -116,6 +190,10 @@ class DataConf:
     """Tokens of the small validation along the way."""
     max_epochs: float = 1.0
     """A plan whose largest D needs more passes over the text is refused."""
+    cache: str | None = None
+    """Folder of each node's own disk to which shards are copied once; null: read where they are."""
+    workers: int | None = None
+    """hf, eval: processes that tokenise; null: one a core."""
 
 
 @dataclass
@@ -139,7 +217,10 @@ class HardwareConf:
     dtype: str = "float32"
     """Of the forward pass: float32 or bfloat16; weights and loss are float32 always."""
     attention: str = "auto"
-    """auto, cpu_flash, sdpa_flash, sdpa_cudnn, sdpa_efficient or reference."""
+    """auto, or one of cpu_flash, sdpa_flash, sdpa_cudnn, sdpa_efficient, sdpa_fa3, sdpa_fa4, fa2,
+    fa3, fa4 and reference."""
+    cross_entropy: str = "chunked"
+    """chunked (in pieces, in torch) or liger (its Triton kernel, on a GPU)."""
     threads: int = 1
     """CPU threads of a process."""
     ranks: int = 1
@@ -180,6 +261,8 @@ class FitConf:
     """Level of every interval."""
     N: str = "flops"
     """Own sweeps: which N enters the laws: flops, total, non_embedding or matmul."""
+    loss: str | None = None
+    """Own sweeps: fit the loss on this set, of eval= or of data.sources; null: on all sources."""
     fix: dict[str, float] = field(default_factory=dict)
     """Constants that are not fitted, e.g. fit.fix.E=1.69."""
     targets: list[float] | None = None
@@ -246,6 +329,8 @@ class AppConf:
     model: ModelConf = field(default_factory=ModelConf)
     recipe: RecipeConf = field(default_factory=RecipeConf)
     data: DataConf = field(default_factory=DataConf)
+    eval: list[EvalConf] = field(default_factory=list)
+    """Extra sets to judge each cell on at its end."""
     cluster: ClusterConf = field(default_factory=ClusterConf)
     hardware: HardwareConf = field(default_factory=HardwareConf)
     fit: FitConf = field(default_factory=FitConf)

@@ -5,12 +5,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from models.config import GPTConfig, Positions
+from models.config import MLP, GPTConfig, Init, Norm, Positions
 from models.flops import FlopRule
 from results.record import Probe
 from sweep.grid import Cell, DataRef, flops_of, params_of
 from sweep.recipe import Recipe
 from sweep.schedule import Schedule
+
+_SIZES = ("n_layer", "d_model", "n_head", "vocab_size", "seq_len")
+_NAMED = {"positions": Positions, "norm": Norm, "mlp": MLP, "init": Init}
+_CHOICES = _NAMED | {"tied": bool, "qk_norm": bool, "z_loss": float, "init_scale": float}
 
 
 def cell_to_row(cell: Cell) -> dict[str, Any]:
@@ -30,11 +34,7 @@ def cell_to_row(cell: Cell) -> dict[str, Any]:
         "size_id": cfg.size_id,
         **params_of(cell),
         "tokens": cell.tokens,
-        **{name: getattr(cfg, name) for name in ("n_layer", "d_model", "n_head", "head_dim")},
-        "vocab_size": cfg.vocab_size,
-        "seq_len": cfg.seq_len,
-        "positions": str(cfg.positions),
-        "tied": cfg.tied,
+        **_model_to_row(cfg),
         "batch_tokens": cell.batch_tokens,
         "steps": cell.steps,
         **recipe,
@@ -46,6 +46,8 @@ def cell_to_row(cell: Cell) -> dict[str, Any]:
         "data": cell.data.name,
         "data_revision": cell.data.revision,
         "tokenizer": cell.data.tokenizer,
+        "data_mix": cell.data.mix,
+        "document_mask": cell.data.document_mask,
     }
 
 
@@ -65,11 +67,7 @@ def cell_from_row(row: Mapping[str, Any]) -> Cell:
 
 
 def _rebuild(row: Mapping[str, Any]) -> Cell:
-    model = GPTConfig(
-        **{k: int(row[k]) for k in ("n_layer", "d_model", "n_head", "vocab_size", "seq_len")},
-        positions=Positions(row["positions"]),
-        tied=bool(row["tied"]),
-    )
+    model = _model_from_row(row)
     recipe = Recipe(
         rule=str(row["recipe"]),
         schedule=Schedule(row["schedule"]),
@@ -98,8 +96,24 @@ def _rebuild(row: Mapping[str, Any]) -> Cell:
             name=str(row["data"]),
             revision=str(row["data_revision"]),
             tokenizer=str(row["tokenizer"]),
+            mix=row["data_mix"] if isinstance(row.get("data_mix"), str) else None,
+            document_mask=row.get("document_mask") in (True,),  # None or NaN in older rows
         ),
     )
+
+
+def _model_to_row(cfg: GPTConfig) -> dict[str, Any]:
+    row = dataclasses.asdict(cfg) | {"head_dim": cfg.head_dim}
+    return row | {name: str(row[name]) for name in _NAMED}
+
+
+def _model_from_row(row: Mapping[str, Any]) -> GPTConfig:
+    given: dict[str, Any] = {k: int(row[k]) for k in _SIZES}
+    given |= {k: kind(row[k]) for k, kind in _CHOICES.items() if k in row}  # some came later
+    kv_heads = row.get("n_kv_head")
+    if kv_heads is not None and not math.isnan(kv_heads):  # NaN where pandas reads null
+        given["n_kv_head"] = int(kv_heads)
+    return GPTConfig(**given)
 
 
 def _batch_tokens_asked(row: Mapping[str, Any]) -> float | None:
