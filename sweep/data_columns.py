@@ -5,7 +5,7 @@ Both are JSON, so that a sweep may have any sets without a column for each in ev
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,20 @@ def sources_column(data: CellData, used: Sequence[Usage]) -> str | None:
             for u in used
         }
     )
+
+
+def tokens_of_a_set(row: Mapping[str, Any]) -> int | None:
+    """Tokens of the largest set behind a record's loss: data.val_tokens, unless all were shorter.
+
+    None where the record has no loss.
+    """
+    if isinstance(row.get("val_sets"), str):
+        sets = json.loads(row["val_sets"]).values()
+        sizes = [s["tokens"] for s in sets if s["kind"] == "source"]
+        if sizes:
+            return max(sizes)
+    tokens = row["val_tokens"]
+    return int(tokens) if tokens == tokens and tokens else None
 
 
 def with_set_columns(records: pd.DataFrame) -> pd.DataFrame:

@@ -106,8 +106,8 @@ class DataSettings:
         if self.source != "hf":
             if self.tokenizer not in BYTES:
                 raise ValueError(
-                    f"data.tokenizer={self.tokenizer} is unknown to data={self.source}; it may be "
-                    f"{', '.join(BYTES)} (any tokenizer of transformers goes with data=hf)"
+                    f"data.tokenizer={self.tokenizer} is unknown; it may be {', '.join(BYTES)} with "
+                    f"data={self.source}, or any tokenizer of transformers with data=hf"
                 )
         elif self.tokenizer == "bytes128":
             raise ValueError(

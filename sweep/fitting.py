@@ -17,13 +17,14 @@ from analysis.tables import read_table
 from conf.schema import AppConf
 from results.provenance import environment
 from results.store import StoreError, read_records
+from sweep.data_columns import with_loss_of
 from sweep.documents import expand
 from sweep.errors import UsageError
 from sweep.folder import SweepFolder
 
 
 def fit_sweep(app: AppConf, folder: SweepFolder, console: Console) -> Path:
-    """Fit a collected sweep; writes <root>/<sweep>/fits.json.
+    """Fit a collected sweep; writes <root>/<sweep>/fits.json, or loss_<set>/fits.json.
 
     Raises:
         UsageError: nothing collected, points that can't be fitted, an option of points only.
@@ -34,13 +35,15 @@ def fit_sweep(app: AppConf, folder: SweepFolder, console: Console) -> Path:
     if app.columns or app.fit.where or app.fit.by:
         raise UsageError("columns.*, fit.where and fit.by go with points=FILE, not with a sweep")
     try:
-        points = sweep_points(folder, app.fit.N)
-        curves = _sweep_curves(folder)
+        points = sweep_points(folder, app.fit.N, app.fit.loss)
+        curves = _sweep_curves(folder) if app.fit.loss is None else None  # they are of all sources
         fits = _fit(points, _options(app), curves, console)
     except PointsError as e:
         raise UsageError(str(e)) from None
-    _write(fits, folder.fits, console)
-    return folder.fits
+    path = folder.fits_of(app.fit.loss)
+    path.parent.mkdir(exist_ok=True)
+    _write(fits, path, console)
+    return path
 
 
 def fit_points(app: AppConf, out: Path, console: Console) -> Path:
@@ -59,14 +62,17 @@ def fit_points(app: AppConf, out: Path, console: Console) -> Path:
     return out
 
 
-def sweep_points(folder: SweepFolder, N_convention: str) -> Points:
-    """Points of a collected sweep, N under a convention.
+def sweep_points(folder: SweepFolder, N_convention: str, loss: str | None = None) -> Points:
+    """Points of a collected sweep, N under a convention, with the loss of one set or of all.
 
     Raises:
-        UsageError: nothing collected yet.
+        UsageError: nothing collected yet, or no such set.
         PointsError: no finished cell, or cells that can't be compared.
     """
-    return points_from_records(collected_records(folder), N_convention)
+    records = collected_records(folder)
+    if loss is not None:
+        records = with_loss_of(records, loss)
+    return points_from_records(records, N_convention)
 
 
 def collected_records(folder: SweepFolder) -> pd.DataFrame:

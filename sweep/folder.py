@@ -81,6 +81,14 @@ class SweepFolder:
         """Prepared data, shared by all sweeps of the root; no sweep can have this name."""
         return self.root / ".data"
 
+    def fits_of(self, loss: str | None) -> Path:
+        """Fitted laws of the loss on one set; of all sources where None."""
+        return self.fits if loss is None else self.path / f"loss_{loss}" / "fits.json"
+
+    def report_of(self, loss: str | None) -> Path:
+        """Folder of the report on those laws."""
+        return self.report if loss is None else self.path / f"loss_{loss}" / "report"
+
     def cell(self, cell_id: str) -> Path:
         """Folder of a cell's attempts."""
         return self.path / "cells" / cell_id
@@ -195,7 +203,8 @@ def _row(planned: PlannedCell) -> dict[str, Any]:
 _SHARED = ("recipe", "schedule", "lr_floor", "beta1", "beta2", "eps", "weight_decay", "grad_clip",
            "vocab_size", "seq_len", "positions", "tied", "flop_rule",
            "data", "data_revision", "tokenizer", "data_source", "data_path",
-           "data_validation_share", "data_val_tokens")  # fmt: skip
+           "data_validation_share", "data_val_tokens", "data_mix", "document_mask",
+           "data_sources", "data_evals")  # fmt: skip
 
 
 def _clash(planned: PlannedCell, old: Sequence[PlannedCell]) -> str | None:

@@ -24,6 +24,8 @@ class DataRef:
     name: str
     revision: str
     tokenizer: str
+    mix: str | None = None  # several sources: share, name and revision of each
+    document_mask: bool = False  # attention stays within a document
 
 
 @dataclass(frozen=True, kw_only=True)

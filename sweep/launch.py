@@ -10,7 +10,7 @@ from rich.console import Console
 
 from results.store import terminal_cells
 from slurm.local import WorkerCommand, map_on_workers
-from sweep.data import LEAST_VAL_TOKENS, CellData, check_epochs, open_data, prepare_data
+from sweep.data import LEAST_VAL_TOKENS, CellData, check_data, open_data, prepare_data
 from sweep.errors import UsageError
 from sweep.folder import LaunchLock, SweepFolder, freeze_plan
 from sweep.live import LaunchTable
@@ -40,9 +40,11 @@ def launch(
     folder.make()
     lock = _hold(folder)
     try:
-        shards = prepare_data(resolved.data, folder.data_cache, console.print)
+        shards = prepare_data(
+            resolved.data, folder.data_cache, console.print, resolved.handling.workers
+        )
         data = open_data(shards, resolved.data, resolved.grid.cells[0].model.seq_len, verify=True)
-        check_epochs(list(resolved.grid.cells), data, resolved.data.max_epochs)
+        check_data(list(resolved.grid.cells), data, resolved.data.max_epochs)
         plan = freeze_plan(folder, resolved.planned)
         done = terminal_cells(folder.records, [p.cell.id for p in plan])
         todo = [p for p in plan if p.cell.id not in done]
@@ -51,13 +53,14 @@ def launch(
             console.print(f"All {len(plan)} cells of sweep={folder.name} are done.")
             return bad
         _warn_if_few_val_tokens(data, console)
-        costs = {p.cell.id: predict_cost(p.cell, resolved.rates, p.data.val_tokens) for p in plan}
+        costs = {p.cell.id: predict_cost(p.cell, resolved.rates, p.data.final_tokens) for p in plan}
         todo.sort(key=lambda p: -costs[p.cell.id].seconds)
         slots = _slots(hardware, workers, len(todo))
         setup = {
             "root": str(folder.root.resolve()),
             "sweep": folder.name,
             "data": str(shards.resolve()),
+            "node_cache": str(resolved.handling.node_cache or ""),
             "hardware": asdict(hardware),
             "run": asdict(run),
         }
@@ -136,7 +139,7 @@ def _commands(
 
 
 def _warn_if_few_val_tokens(data: CellData, console: Console) -> None:
-    tokens = data.val_rows * data.validation.seq_len
+    tokens = data.val_tokens
     if tokens < LEAST_VAL_TOKENS:
         console.print(
             f"Note: {tokens:,} validation tokens; with fewer than {LEAST_VAL_TOKENS:,} "

@@ -15,7 +15,10 @@ from results.record import Probe, Record
 from results.store import StoreError, read_records, results_of
 from sweep.attempt import Progress, claim, run_attempt
 from sweep.cells import cell_from_row
-from sweep.data import DataSettings, check_epochs, open_data, prepare_data
+from sweep.data import CellData, check_data, open_data, prepare_data
+from sweep.data_columns import tokens_of_a_set
+from sweep.data_resolve import DataHandling
+from sweep.data_settings import BYTES
 from sweep.device import Device, open_device
 from sweep.documents import expand
 from sweep.errors import UsageError, find_one
@@ -35,6 +38,7 @@ class Found:
     planned: PlannedCell
     folder: SweepFolder
     records: pd.DataFrame | None
+    handling: DataHandling
 
 
 def find_cell(
@@ -65,7 +69,8 @@ def find_cell(
     records = None
     if folder.records.is_dir():
         records = read_records(folder.records)
-    return Found(frozen.get(cell_id) or composed[cell_id], folder, records)
+    planned = frozen.get(cell_id) or composed[cell_id]
+    return Found(planned, folder, records, resolved.handling)
 
 
 def rerun(found: Found, hardware: HardwareSettings, run: RunSettings, console: Console) -> Record:
@@ -76,8 +81,8 @@ def rerun(found: Found, hardware: HardwareSettings, run: RunSettings, console: C
     """
     cell, folder = found.planned.cell, found.folder
     folder.make()
-    data = _open(found.planned, folder, console)
-    _refuse_other_data(found, data.tokens.sha256)
+    data = _open(found, console)
+    _refuse_other_data(found, data.sha256)
     device = _open_device(hardware)
     attempt = claim(folder, cell, resume=False)
     console.print(
@@ -103,7 +108,7 @@ def measure_speed(
     cell = found.planned.cell
     if not 1 <= steps <= cell.steps:
         raise UsageError(f"run.steps={steps} must lie between 1 and the cell's {cell.steps}")
-    data = _open(found.planned, found.folder, console)
+    data = _open(found, console)
     device = _open_device(hardware)
     trainer = Trainer(cell, data.train, device)
     measured = Measurements(started_at="", matmul_peak=float("nan"))
@@ -128,18 +133,21 @@ def _from_records(resolved: Resolved, asked: str, path: Path) -> Found:
         cell = cell_from_row(row)
     except (StoreError, ValueError) as e:
         raise UsageError(f"record={path}: {e}") from None
-    val_tokens = row["val_tokens"]  # the same text, or the losses can't be compared
-    data = resolved.data
-    if val_tokens == val_tokens and val_tokens:
-        data = replace(data, val_tokens=int(val_tokens), tokenizer=cell.data.tokenizer)
-    return Found(PlannedCell(cell, data), resolved.folder, records)
+    data = replace(resolved.data, document_mask=cell.data.document_mask)
+    val_tokens = tokens_of_a_set(row)  # the same text, or the losses can't be compared
+    if val_tokens is not None:
+        data = replace(data, val_tokens=val_tokens)
+    if {data.tokenizer, cell.data.tokenizer} <= set(BYTES):  # else check_data compares them
+        data = replace(data, tokenizer=cell.data.tokenizer)
+    return Found(PlannedCell(cell, data), resolved.folder, records, resolved.handling)
 
 
-def _open(planned: PlannedCell, folder: SweepFolder, console: Console):
-    settings: DataSettings = planned.data
-    shards = prepare_data(settings, folder.data_cache, console.print)
-    data = open_data(shards, settings, planned.cell.model.seq_len, verify=True)
-    check_epochs([planned.cell], data, settings.max_epochs)
+def _open(found: Found, console: Console) -> CellData:
+    planned, handling = found.planned, found.handling
+    shards = prepare_data(planned.data, found.folder.data_cache, console.print, handling.workers)
+    T, node_cache = planned.cell.model.seq_len, handling.node_cache
+    data = open_data(shards, planned.data, T, verify=True, node_cache=node_cache)
+    check_data([planned.cell], data, planned.data.max_epochs)
     return data
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.attempt import Progress, Stopped, claim, run_attempt
-from sweep.data import open_data
+from sweep.data import CellData, check_data, open_data
 from sweep.device import Device, open_device
 from sweep.folder import PlannedCell, SweepFolder, read_plan
 from sweep.settings import HardwareSettings, RunSettings
@@ -40,7 +40,15 @@ def main() -> None:
             say({"kind": "progress", **_progress(p)})
 
         try:
-            outcome = _train(planned, folder, Path(setup["data"]), device, settings, tell, ended)
+            data = open_data(
+                Path(setup["data"]),
+                planned.data,
+                planned.cell.model.seq_len,
+                verify=True,
+                node_cache=Path(setup["node_cache"]) if setup["node_cache"] else None,
+            )
+            check_data([planned.cell], data, planned.data.max_epochs)
+            outcome = _train(planned, folder, data, device, settings, tell, ended)
         except Stopped:
             return
         except Exception as e:  # whatever it is, the next cell deserves its turn
@@ -52,13 +60,12 @@ def main() -> None:
 def _train(
     planned: PlannedCell,
     folder: SweepFolder,
-    shards: Path,
+    data: CellData,
     device: Device,
     settings: RunSettings,
     tell: Callable[[Progress], None],
     ended: threading.Event,
 ) -> dict[str, Any]:
-    data = open_data(shards, planned.data, planned.cell.model.seq_len)
     attempt = claim(folder, planned.cell, resume=True)
     try:
         record = run_attempt(
