@@ -19,7 +19,7 @@ import numpy as np
 from sweep.data_settings import BYTES
 from sweep.documents import DataError, expand, first_line, missing_package
 
-_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json")
 _WIDTHS = (np.uint8, np.uint16, np.uint32)
 
 
@@ -186,18 +186,16 @@ def _bytes_of_tokens(offsets: list[tuple[int, int]], text: str, size: int) -> np
 def _read_id(folder: Path, name: str, revision: str | None) -> TokenizerId:
     try:
         whole = json.loads((folder / "tokenizer.json").read_text())
-        config = json.loads((folder / "tokenizer_config.json").read_text())
         ids = dict(_vocabulary(whole["model"]["vocab"]))
         ids |= {t["content"]: t["id"] for t in whole.get("added_tokens", [])}
-    except FileNotFoundError as e:
+        eod = _end_of_document(folder, ids)
+    except FileNotFoundError:
         raise DataError(
-            f"data.tokenizer={name}: no {Path(e.filename).name} in {folder}: {_SAVE_FAST}"
+            f"data.tokenizer={name}: no tokenizer.json in {folder}: {_SAVE_FAST}"
         ) from None
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise DataError(f"data.tokenizer={name}: {folder} is damaged ({e}): {_SAVE_FAST}") from None
-    eos = config.get("eos_token")
-    eos = eos.get("content") if isinstance(eos, dict) else eos
-    if eos not in ids:
+    if eod is None:
         raise DataError(
             f"data.tokenizer={name} has no eos_token, which ends documents: set one with "
             "transformers' add_special_tokens and save it in a folder"
@@ -206,9 +204,22 @@ def _read_id(folder: Path, name: str, revision: str | None) -> TokenizerId:
         name=name,
         revision=revision,
         vocab_size=max(ids.values()) + 1,
-        eod=ids[eos],
+        eod=eod,
         sha256=_files_sha256(folder),
     )
+
+
+def _end_of_document(folder: Path, ids: dict[str, int]) -> int | None:
+    """Id of eos_token where transformers looks for it: its own files, else the model's config."""
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        path = folder / file
+        eos = json.loads(path.read_text()).get("eos_token") if path.is_file() else None
+        eos = eos.get("content") if isinstance(eos, dict) else eos
+        if eos in ids:
+            return ids[eos]
+    path = folder / "config.json"  # gpt2's own files name no eos_token
+    found = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+    return found[0] if isinstance(found, list) else found
 
 
 def _vocabulary(vocab: Any) -> dict[str, int]:
@@ -240,9 +251,8 @@ def _snapshot(name: str, revision: str | None) -> Path:
         )
     except ImportError:
         raise DataError(missing_package("huggingface_hub")) from None
-    wanted = [*_FILES, "config.json"]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
         at = f" at revision {revision}" if revision else ""
         raise DataError(

@@ -70,8 +70,8 @@ def open_tokens(folder: Path, verify: bool = False) -> Tokens:
         dtype = np.dtype(facts.get("dtype", manifest["dtype"]))
         if not path.is_file() or path.stat().st_size != facts["tokens"] * dtype.itemsize:
             raise DataError(f"{folder}: shard {path.name} is cut short: {_REBUILD}")
-        if verify and file_sha256(path) != facts["sha256"]:
-            raise DataError(f"{folder}: shard {path.name} does not match its checksum: {_REBUILD}")
+        if verify:
+            _check_sum(path, facts["sha256"])
         shards[name] = np.memmap(path, dtype=dtype, mode="r")
     nothing = np.empty(0, dtype=manifest["dtype"])
     return Tokens(
@@ -83,6 +83,18 @@ def open_tokens(folder: Path, verify: bool = False) -> Tokens:
         manifest=manifest,
         validation_bytes=shards.get("validation_bytes"),
     )
+
+
+def _check_sum(path: Path, expected: str) -> None:
+    try:
+        found = file_sha256(path)
+    except OSError as e:
+        raise DataError(
+            f"{path.parent}: can't check shard {path.name} ({e.filename}: {e.strerror}); checksums "
+            "are kept in the folder that TMPDIR names"
+        ) from None
+    if found != expected:
+        raise DataError(f"{path.parent}: shard {path.name} does not match its checksum: {_REBUILD}")
 
 
 def is_whole(folder: Path, say: Callable[[str], None] | None = None) -> bool:
