@@ -220,7 +220,7 @@ class HardwareConf:
     """auto, or one of cpu_flash, sdpa_flash, sdpa_cudnn, sdpa_efficient, sdpa_fa3, sdpa_fa4, fa2,
     fa3, fa4 and reference."""
     cross_entropy: str = "chunked"
-    """chunked (in pieces, in torch) or liger (its Triton kernel, on a GPU)."""
+    """chunked (never all logits at once), plain, or liger (its Triton kernel, on a GPU)."""
     threads: int = 1
     """CPU threads of a process."""
     ranks: int = 1

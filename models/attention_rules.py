@@ -97,7 +97,9 @@ def why_not(
         return f"needs hardware.dtype {_or(needs.dtypes)}, not {place.dtype}"
     if place.capability is not None and place.capability[0] not in needs.capability:
         found = ".".join(map(str, place.capability))
-        return f"needs compute capability {_or(f'{c}.x' for c in needs.capability)}, this is {found}"
+        return (
+            f"needs compute capability {_or(f'{c}.x' for c in needs.capability)}, this is {found}"
+        )
     if place.torch < needs.torch or (documents and place.torch < needs.documents_torch):
         needed = max(needs.torch, needs.documents_torch if documents else needs.torch)
         what = "to mask documents " if documents and place.torch >= needs.torch else ""

@@ -52,9 +52,9 @@ class Attention(StrEnum):
 class CrossEntropy(StrEnum):
     """Implementations of the loss; none changes what is asked of a cell."""
 
+    CHUNKED = "chunked"  # plain where all logits are few
     PLAIN = "plain"
-    CHUNKED = "chunked"
-    LIGER = "liger"
+    LIGER = "liger"  # a Triton kernel
 
 
 @dataclass(frozen=True, kw_only=True)

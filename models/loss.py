@@ -70,7 +70,8 @@ def mean_loss(
     targets_N = targets_BT.flatten()
     if implementation is CrossEntropy.LIGER:
         return _liger(x_BTC.flatten(0, 1), head_VC, targets_N, z_loss)
-    if targets_N.numel() * head_VC.size(0) > logits_at_once:
+    too_many = targets_N.numel() * head_VC.size(0) > logits_at_once
+    if implementation is CrossEntropy.CHUNKED and too_many:
         x_NC, rows = x_BTC.flatten(0, 1), max(1, logits_at_once // head_VC.size(0))
         return Loss(*_Chunked.apply(x_NC, head_VC, targets_N, z_loss, rows))
     logits_NV = _float(F.linear(x_BTC, head_VC)).flatten(0, 1)
@@ -108,9 +109,7 @@ class _Chunked(torch.autograd.Function):
     def forward(
         ctx, x_NC: Tensor, head_VC: Tensor, targets_N: Tensor, z_loss: float, rows: int
     ) -> tuple[Tensor, Tensor]:
-        n, device = len(targets_N), x_NC.device.type
-        half = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if half else x_NC.dtype
+        n, dtype = len(targets_N), _matmul_dtype(x_NC)
         head = head_VC.to(dtype)
         grad_x, grad_head = torch.empty_like(x_NC), torch.zeros_like(head_VC)
         sums = []
@@ -118,7 +117,9 @@ class _Chunked(torch.autograd.Function):
             x, targets = x_NC[i : i + rows].to(dtype), targets_N[i : i + rows, None]
             logits = _float(x @ head.T)
             log_z = logits.logsumexp(-1, keepdim=True)
-            sums.append(torch.stack(((log_z - logits.gather(1, targets)).sum(), log_z.square().sum())))
+            sums.append(
+                torch.stack(((log_z - logits.gather(1, targets)).sum(), log_z.square().sum()))
+            )
             grad = _gradient_of_logits(logits, log_z, targets, z_loss, n).to(dtype)
             grad_x[i : i + rows] = grad @ head
             grad_head += grad.T @ x
@@ -161,6 +162,14 @@ def liger_arguments(z_loss: float) -> dict[str, object]:
         "return_z_loss": bool(z_loss),
         "accum_dtype": torch.float32,
     }
+
+
+def _matmul_dtype(x: Tensor) -> torch.dtype:
+    """Return what a linear layer would multiply x in."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype
 
 
 def _float(x: Tensor) -> Tensor:
