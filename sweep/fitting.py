@@ -1,7 +1,7 @@
 """The fit verb: from a collected sweep, or anybody's points, to fits.json and a few lines of answer."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from rich.progress import Progress
 from analysis.fit import fit
 from analysis.fit_options import FitOptions
 from analysis.fits_file import Fits
-from analysis.points import Points, PointsError, load_points, points_from_records
+from analysis.points import Excluded, Points, PointsError, load_points, points_from_records
+from analysis.recipe_transfer import transfer
 from analysis.tables import read_table
 from conf.schema import AppConf
 from results.provenance import environment
@@ -34,12 +35,15 @@ def fit_sweep(app: AppConf, folder: SweepFolder, console: Console) -> Path:
             raise UsageError(f"{key}= goes with points=FILE; a sweep is fitted in its own folder")
     if app.columns or app.fit.where or app.fit.by:
         raise UsageError("columns.*, fit.where and fit.by go with points=FILE, not with a sweep")
+    records = _judged_on(folder, app.fit.loss)
+    recipe = transfer(records)
+    curves = fitted_curves(folder, records) if app.fit.loss is None else None  # of all sources
     try:
-        points = sweep_points(folder, app.fit.N, app.fit.loss)
-        curves = _sweep_curves(folder) if app.fit.loss is None else None  # they are of all sources
-        fits = _fit(points, _options(app), curves, console)
+        options = replace(_options(app), recipe=str(recipe.verdict))
+        fits = _fit(_points(records, app.fit.N), options, _runs(curves), console)
     except PointsError as e:
         raise UsageError(str(e)) from None
+    console.print(recipe.line)
     path = folder.fits_of(app.fit.loss)
     path.parent.mkdir(exist_ok=True)
     _write(fits, path, console)
@@ -65,14 +69,21 @@ def fit_points(app: AppConf, out: Path, console: Console) -> Path:
 def sweep_points(folder: SweepFolder, N_convention: str, loss: str | None = None) -> Points:
     """Points of a collected sweep, N under a convention, with the loss of one set or of all.
 
+    Probes of the recipe are excluded.
+
     Raises:
         UsageError: nothing collected yet, or no such set.
         PointsError: no finished cell, or cells that can't be compared.
     """
-    records = collected_records(folder)
-    if loss is not None:
-        records = with_loss_of(records, loss)
-    return points_from_records(records, N_convention)
+    return _points(_judged_on(folder, loss), N_convention)
+
+
+def fitted_curves(folder: SweepFolder, records: pd.DataFrame) -> pd.DataFrame | None:
+    """Read collected training curves, without those of probes; None where none were collected."""
+    if not folder.curves.exists():
+        return None
+    curves = pd.read_parquet(folder.curves)
+    return curves[~curves["cell_id"].isin(_probes(records))]
 
 
 def collected_records(folder: SweepFolder) -> pd.DataFrame:
@@ -110,10 +121,27 @@ def _options(app: AppConf) -> FitOptions:
     return FitOptions(**chosen, targets=tuple(app.fit.targets or ()))
 
 
-def _sweep_curves(folder: SweepFolder) -> pd.DataFrame | None:
-    if not folder.curves.exists():
+def _judged_on(folder: SweepFolder, loss: str | None) -> pd.DataFrame:
+    records = collected_records(folder)
+    return records if loss is None else with_loss_of(records, loss)
+
+
+def _points(records: pd.DataFrame, N_convention: str) -> Points:
+    """Points without probes, whose recipe or seed is not the grid's."""
+    probes = _probes(records)
+    points = points_from_records(records[~records["cell_id"].isin(probes)], N_convention)
+    excluded = tuple(Excluded(cell_id, "probe") for cell_id in probes)
+    return replace(points, excluded=points.excluded + excluded)
+
+
+def _probes(records: pd.DataFrame) -> list[str]:
+    return sorted(records.loc[records["probe"].notna(), "cell_id"].unique())
+
+
+def _runs(curves: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Columns of a curves table, one run an attempt."""
+    if curves is None:
         return None
-    curves = pd.read_parquet(folder.curves)
     run = curves["cell_id"] + "." + curves["attempt"].astype(str)
     frame = pd.DataFrame({"run": run, "N": curves["N_flops"], "D": curves["tokens"]})
     return frame.assign(C=curves["flops"], loss=curves["eval_loss"], lr=curves["lr"])

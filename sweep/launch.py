@@ -44,7 +44,7 @@ def launch(
             resolved.data, folder.data_cache, console.print, resolved.handling.workers
         )
         data = open_data(shards, resolved.data, resolved.grid.cells[0].model.seq_len, verify=True)
-        check_data(list(resolved.grid.cells), data, resolved.data.max_epochs)
+        check_data(list(resolved.grid.trained), data, resolved.data.max_epochs)
         plan = freeze_plan(folder, resolved.planned)
         done = terminal_cells(folder.records, [p.cell.id for p in plan])
         todo = [p for p in plan if p.cell.id not in done]

@@ -13,7 +13,7 @@ from results.provenance import code_sha256
 from sweep.data_columns import with_loss_of
 from sweep.documents import expand
 from sweep.errors import UsageError
-from sweep.fitting import collected_records, fit_points, sweep_points
+from sweep.fitting import collected_records, fit_points, fitted_curves, sweep_points
 from sweep.folder import SweepFolder, plan_frame, read_plan
 
 
@@ -39,7 +39,7 @@ def report_sweep(app: AppConf, folder: SweepFolder, console: Console, command: s
         fits,
         console,
         records=records,
-        curves=pd.read_parquet(folder.curves) if folder.curves.exists() and not loss else None,
+        curves=None if loss else fitted_curves(folder, records),
         plan=plan_frame(plan) if plan else None,
         points=points,
         title=app.report.title or f"Scaling laws of {folder.name}{f' on {loss}' * bool(loss)}",

@@ -57,7 +57,7 @@ def prepare(args: Arguments, console: Console) -> int:
         resolved.data, resolved.folder.data_cache, console.print, resolved.handling.workers
     )
     data = open_data(shards, resolved.data, resolved.grid.cells[0].model.seq_len, verify=True)
-    check_data(list(resolved.grid.cells), data, resolved.data.max_epochs)
+    check_data(list(resolved.grid.trained), data, resolved.data.max_epochs)
     console.print(
         f"data={args.app.data.name}: {data.train_tokens:,} training and "
         f"{sum(len(h.rows.tokens) for h in data.validation):,} validation tokens in {shards}, "
@@ -111,6 +111,7 @@ def status(args: Arguments, console: Console) -> int:
 
 def collect(args: Arguments, console: Console) -> int:
     """Gather record files into records.parquet and curves.parquet."""
+    from analysis.recipe_transfer import transfer
     from sweep.collect import collect as collect_sweep
 
     folder = sweep_folder(args.app)
@@ -121,6 +122,7 @@ def collect(args: Arguments, console: Console) -> int:
     )
     if got.missing:
         console.print(f"Missing: {', '.join(got.missing[:5])}{' …' * (len(got.missing) > 5)}")
+    console.print(transfer(got.records).line)
     _next(console, "Next", args.again("fit", _SWEEP))
     return 0
 
@@ -257,7 +259,7 @@ def _check_data(resolved, args: Arguments) -> None:
         print(note, file=sys.stderr)  # stdout may be JSON
         return
     data = open_data(shards, resolved.data, resolved.grid.cells[0].model.seq_len)
-    check_data(list(resolved.grid.cells), data, resolved.data.max_epochs)
+    check_data(list(resolved.grid.trained), data, resolved.data.max_epochs)
 
 
 def _next(console: Console, what: str, command: str) -> None:
