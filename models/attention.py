@@ -36,7 +36,7 @@ class Borders:
     """Where the documents of packed rows begin and end, in the form an implementation takes."""
 
     starts: Tensor | None = None  # (documents + 1,) int32: offsets in the flattened batch
-    seen_B1TT: Tensor | None = None  # bool: whether a query (row) may see a key (column)
+    seen: Tensor | None = None  # (B, 1, T, T) bool: whether a query (row) may see a key (column)
 
 
 def choose_attention(
@@ -110,7 +110,7 @@ def borders(document_BT: Tensor, implementation: Attention) -> Borders:
         starts = first_BT.flatten().nonzero().flatten()
         return Borders(starts=F.pad(starts, (0, 1), value=B * T).to(torch.int32))
     same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
-    return Borders(seen_B1TT=same_BTT.tril()[:, None])
+    return Borders(seen=same_BTT.tril()[:, None])
 
 
 def attention(
@@ -137,7 +137,7 @@ def attention(
         return _flash_package(implementation, q_BTHK, k_BTGK, v_BTGK, starts)
     if starts is not None:
         return _torch_varlen(q_BTHK, k_BTGK, v_BTGK, starts)
-    seen_B1TT = None if within is None else within.seen_B1TT
+    seen_B1TT = None if within is None else within.seen
     q, k, v = (z.transpose(1, 2) for z in (q_BTHK, k_BTGK, v_BTGK))
     if implementation is Attention.REFERENCE:
         return _reference(q, k, v, seen_B1TT).transpose(1, 2)

@@ -145,7 +145,7 @@ def _gradient_of_logits(
 
 
 def _liger(x_NC: Tensor, head_VC: Tensor, targets_N: Tensor, z_loss: float) -> Loss:
-    """The same by Liger's Triton kernel, its sums over pieces in float32."""
+    """Have Liger's Triton kernel do it, its sums over pieces in float32."""
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
     call = torch.compiler.disable(liger_fused_linear_cross_entropy)

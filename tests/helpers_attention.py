@@ -13,7 +13,7 @@ def formula(q: Tensor, k: Tensor, v: Tensor, document_BT: Tensor | None = None) 
     Query head h reads key head h // (H / G); a query sees no key of another document.
     """
     q, k, v = q.double(), k.double(), v.double()
-    B, T, H, K = q.shape
+    T, H, K = q.shape[1:]
     head = torch.arange(H, device=q.device) // (H // k.size(2))
     k, v = k[:, :, head], v[:, :, head]
     rows = []
@@ -29,7 +29,7 @@ def formula(q: Tensor, k: Tensor, v: Tensor, document_BT: Tensor | None = None) 
 def draw(
     B: int, T: int, H: int, G: int, K: int, dtype: torch.dtype, device: str, seed: int = 0
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Queries, keys and values; a gradient of the output; numbers of documents, (B, T)."""
+    """Draw queries, keys and values; a gradient of the output; numbers of documents, (B, T)."""
     generator = torch.Generator().manual_seed(seed)
     qkv = [torch.randn(B, T, n, K, generator=generator) for n in (H, G, G)]
     gradient = torch.randn(B, T, H, K, generator=generator)

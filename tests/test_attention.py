@@ -70,7 +70,7 @@ def test_any_dtype_under_any_matmul_mode(
 
 def test_cpu_flash_computes_half_precision_and_the_fast_mode_in_true_float32(precision):
     """So that it is as exact, and as fast, as in float32 (models/attention_cpu.py)."""
-    qkv, gradient, document = draw(2, 65, 4, 2, 16, torch.bfloat16, "cpu")
+    qkv, gradient, _ = draw(2, 65, 4, 2, 16, torch.bfloat16, "cpu")
 
     def run(*z):
         return attention(*z, Attention.CPU_FLASH)
@@ -190,7 +190,7 @@ def test_auto_takes_the_best_that_runs(installed):
 )  # fmt: skip
 def test_one_that_can_not_run_says_why_and_what_would(asked, place, head_dims, reason, installed):
     installed()
-    with pytest.raises(ValueError) as e:
+    with pytest.raises(ValueError, match="can't run here") as e:
         choose(place, asked, head_dims)
     assert f"hardware.attention={asked} can't run here: it {reason}" in str(e.value)
     assert f"hardware.attention=auto would take {choose(place, 'auto', head_dims)}" in str(e.value)
