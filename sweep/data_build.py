@@ -90,7 +90,7 @@ class _Progress:
 
 def build(
     spec: BuildSpec,
-    encoder: Encoder,
+    load: Callable[[], Encoder],
     cache: Path,
     say: Callable[[str], None],
     workers: int | None = None,
@@ -102,7 +102,7 @@ def build(
 
     Args:
         spec: what to tokenise.
-        encoder: the tokenizer that the spec names.
+        load: loads the tokenizer that the spec names; called only where something is to be built.
         cache: folder for prepared data; made if missing.
         say: takes a line for a person.
         workers: processes that tokenise; None: one a core, or this one alone for a small text.
@@ -116,7 +116,7 @@ def build(
     try:
         with one_builder(cache, f".{folder.name}.lock", say):
             if not is_whole(folder, say):
-                _build(spec, encoder, folder, say, workers)
+                _build(spec, load(), folder, say, workers)
     except OSError as e:
         where = e.filename or cache
         raise DataError(f"can't write prepared data: {e.strerror} ({where})") from None

@@ -11,6 +11,8 @@ import json
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache as cached
+from functools import partial
 from pathlib import Path
 
 from sweep.data_build import BuildSpec, Stream, build
@@ -120,17 +122,16 @@ def _prepare_index(
 ) -> Path:
     """Prepare every part, then write the index that names them."""
     if settings.source == "hf":
-        encoder = load_encoder(settings.tokenizer, settings.tokenizer_revision, cache)
-        tokenizer = encoder.id.sha256
+        load = cached(partial(load_encoder, settings.tokenizer, settings.tokenizer_revision, cache))
+        tokenizer = identify(settings.tokenizer, settings.tokenizer_revision, cache).sha256
         specs = [_source_spec(s, tokenizer, settings) for s in settings.sources]
-        sources = {spec.name: build(spec, encoder, cache, say, workers) for spec in specs}
+        sources = {spec.name: build(spec, load, cache, say, workers) for spec in specs}
     else:
         base = prepare(_spec(settings), cache, say)
-        found = open_tokens(base)
-        encoder = ByteEncoder(id_of_shards(found), tuple(found.manifest["token_of_byte"]))
+        load = cached(partial(_encoder_of, base))
         tokenizer, sources = base.name, {settings.source: base}
     specs = [_eval_spec(e, tokenizer) for e in settings.evals]
-    evals = {spec.name: build(spec, encoder, cache, say, workers) for spec in specs}
+    evals = {spec.name: build(spec, load, cache, say, workers) for spec in specs}
     folder = _index_folder(settings, cache)
     index = {
         "schema": MANIFEST_SCHEMA,
@@ -139,6 +140,12 @@ def _prepare_index(
     }
     _put_index(index, folder)
     return folder
+
+
+def _encoder_of(folder: Path) -> ByteEncoder:
+    """Make the encoder that numbers bytes as prepared shards do."""
+    tokens = open_tokens(folder)
+    return ByteEncoder(id_of_shards(tokens), tuple(tokens.manifest["token_of_byte"]))
 
 
 def _put_index(index: dict, folder: Path) -> None:

@@ -234,7 +234,7 @@ def test_a_folder_of_two_formats_is_refused(tmp_path, texts):
 
 def test_shards_hold_the_documents_and_say_where_they_are_from(jsonl, encoder, texts, tmp_path):
     spec = spec_of(jsonl, encoder)
-    tokens = open_tokens(build(spec, encoder, tmp_path, quiet), verify=True)
+    tokens = open_tokens(build(spec, lambda: encoder, tmp_path, quiet), verify=True)
     assert tokens.train.dtype == tokens.validation.dtype == np.uint16
     assert tokens.manifest["tokenizer"]["sha256"] == encoder.id.sha256
     assert tokens.manifest["counts"]["documents"] == len(texts)
@@ -263,7 +263,7 @@ def test_any_number_of_processes_makes_the_same_bytes(jsonl, encoder, tmp_path, 
     monkeypatch.setattr(data_build, "_CHUNK_BYTES", 4096)
     spec = spec_of(jsonl, encoder)
     manifests = [
-        open_tokens(build(spec, encoder, tmp_path / str(n), quiet, workers=n)).manifest
+        open_tokens(build(spec, lambda: encoder, tmp_path / str(n), quiet, workers=n)).manifest
         for n in (1, 3)
     ]
     assert manifests[0] == manifests[1]
@@ -273,7 +273,7 @@ def test_a_build_goes_on_where_it_was_stopped(jsonl, encoder, tmp_path, monkeypa
     monkeypatch.setattr(data_build, "_CHUNK_BYTES", 2048)
     monkeypatch.setattr(data_build, "_NOTE_SECONDS", 0.0)
     spec, said = spec_of(jsonl, encoder), []
-    whole = open_tokens(build(spec, encoder, tmp_path / "whole", quiet)).manifest
+    whole = open_tokens(build(spec, lambda: encoder, tmp_path / "whole", quiet)).manifest
     plain, calls = data_build._write, []
 
     def stops(*args):
@@ -286,9 +286,9 @@ def test_a_build_goes_on_where_it_was_stopped(jsonl, encoder, tmp_path, monkeypa
     monkeypatch.setattr(data_build, "_write", stops)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            build(spec, encoder, tmp_path, said.append)
+            build(spec, lambda: encoder, tmp_path, said.append)
         assert not (tmp_path / spec.folder_name).exists()
-    found = open_tokens(build(spec, encoder, tmp_path, said.append), verify=True)
+    found = open_tokens(build(spec, lambda: encoder, tmp_path, said.append), verify=True)
     assert found.manifest == whole
     assert sum("going on with books" in line for line in said) == 2
     assert not list(tmp_path.glob(".part-*"))
@@ -302,8 +302,8 @@ _CHILD = (
     "cache = Path(sys.argv[2]); encoder = load_encoder('bytes256', None, cache)\n"
     "text = TextSet(name='books', path=sys.argv[1])\n"
     "spec = BuildSpec('books', (Stream(text, .1),), encoder.id.sha256)\n"
-    "print('start', flush=True); build(spec, encoder, cache); print('end', flush=True)"
-).replace("build(spec, encoder, cache)", "build(spec, encoder, cache, print)")
+    "print('start', flush=True); build(spec, lambda: encoder, cache, print); print('end', flush=True)"
+)
 
 
 def start_build(path: Path, cache: Path) -> subprocess.Popen:
@@ -321,7 +321,7 @@ def test_killed_at_any_moment_leaves_nothing_wrong(large, tmp_path):
     encoder = load_encoder("bytes256", None, tmp_path)
     spec, cache = spec_of(large, encoder), tmp_path / "cache"
     began = time.monotonic()
-    whole = open_tokens(build(spec, encoder, tmp_path / "undisturbed", quiet)).manifest
+    whole = open_tokens(build(spec, lambda: encoder, tmp_path / "undisturbed", quiet)).manifest
     seconds = time.monotonic() - began
     killed = 0
     for moment in (0.3, 0.5, 0.7):
@@ -333,7 +333,7 @@ def test_killed_at_any_moment_leaves_nothing_wrong(large, tmp_path):
         if (cache / spec.folder_name).exists():
             assert open_tokens(cache / spec.folder_name, verify=True).manifest == whole
     assert killed
-    assert open_tokens(build(spec, encoder, cache, quiet), verify=True).manifest == whole
+    assert open_tokens(build(spec, lambda: encoder, cache, quiet), verify=True).manifest == whole
 
 
 def test_two_at_once_build_once(large, tmp_path):
@@ -347,20 +347,20 @@ def test_two_at_once_build_once(large, tmp_path):
 @pytest.mark.parametrize("name", ["train.bin", "validation.bin", "validation_bytes.bin"])
 def test_a_flipped_byte_is_found_and_mended(jsonl, encoder, tmp_path, name):
     spec, said = spec_of(jsonl, encoder), []
-    path = build(spec, encoder, tmp_path, quiet)
+    path = build(spec, lambda: encoder, tmp_path, quiet)
     before = open_tokens(path, verify=True).manifest
     raw = bytearray((path / name).read_bytes())
     raw[len(raw) // 2] ^= 1
     (path / name).write_bytes(raw)
     with pytest.raises(DataError, match=f"shard {name} does not match its checksum: rebuild it"):
         open_tokens(path, verify=True)
-    build(spec, encoder, tmp_path, said.append)
+    build(spec, lambda: encoder, tmp_path, said.append)
     assert "building again" in said[0]
     assert open_tokens(path, verify=True).manifest == before
 
 
 def test_a_shard_cut_short_is_found_without_reading_it(jsonl, encoder, tmp_path):
-    path = build(spec_of(jsonl, encoder), encoder, tmp_path, quiet)
+    path = build(spec_of(jsonl, encoder), lambda: encoder, tmp_path, quiet)
     os.truncate(path / "train.bin", (path / "train.bin").stat().st_size - 1)
     with pytest.raises(DataError, match=r"shard train\.bin is cut short: rebuild it"):
         open_tokens(path)
@@ -378,7 +378,7 @@ def test_changed_files_are_other_data(encoder, texts, tmp_path):
 def test_empty_and_binary_documents_are_left_out_and_counted(encoder, texts, tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [*texts, "", "a\0b", ""])
     said = []
-    tokens = open_tokens(build(spec_of(path, encoder), encoder, tmp_path, said.append))
+    tokens = open_tokens(build(spec_of(path, encoder), lambda: encoder, tmp_path, said.append))
     assert tokens.manifest["counts"] == {"documents": len(texts), "empty": 2, "binary": 1}
     assert "2 empty left out, 1 binary left out" in said[-1]
 
@@ -386,7 +386,7 @@ def test_empty_and_binary_documents_are_left_out_and_counted(encoder, texts, tmp
 def test_too_little_text_is_refused_and_nothing_is_left(encoder, tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", ["one short text"])
     with pytest.raises(DataError, match="too little for what is asked of it: give it more text"):
-        build(spec_of(path, encoder), encoder, tmp_path, quiet)
+        build(spec_of(path, encoder), lambda: encoder, tmp_path, quiet)
     assert not list(tmp_path.glob("books-*"))
 
 
@@ -409,7 +409,7 @@ def test_a_corpus_is_never_all_in_memory(encoder, texts, tmp_path, monkeypatch):
 
     monkeypatch.setattr(data_build, "documents", counted)
     monkeypatch.setattr(data_build, "_write", written)
-    build(spec_of(path, encoder), encoder, tmp_path, quiet, workers=2)
+    build(spec_of(path, encoder), lambda: encoder, tmp_path, quiet, workers=2)
     longest = max(len(t.encode()) for t in texts[:-1])
     assert held["most"] < 9 * (2048 + longest) < path.stat().st_size / 3
     assert math.isclose(held["now"], 0)
