@@ -5,14 +5,16 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from models.attention import choose_attention
-from models.config import Attention
+from models.attention import attention_version, choose_attention, is_deterministic
+from models.config import Attention, CrossEntropy
 from models.hardware import TF32, find_peak
+from models.loss import choose_cross_entropy
 from sweep.nvml import BoardReading, read_board
 from sweep.settings import HardwareSettings
 
@@ -24,6 +26,7 @@ class Device:
     device: torch.device
     dtype: torch.dtype
     attention: Attention
+    cross_entropy: CrossEntropy
     threads: int
     compile: bool
     deterministic: bool
@@ -80,15 +83,26 @@ class Device:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
     def free_memory_bytes(self) -> float:
-        """What a cell may still take, bytes."""
+        """Memory that a cell may still take, bytes."""
         if self.device.type == "cuda":
             ours = torch.cuda.memory_reserved(self.device)
             return float(torch.cuda.mem_get_info(self.device)[0] + ours)
         return min(_available_bytes(), self.memory_bytes())
 
 
-def open_device(asked: HardwareSettings, rank: int = 0) -> Device:
+def open_device(
+    asked: HardwareSettings,
+    rank: int = 0,
+    head_dims: Collection[int] = (),
+    documents: bool = False,
+) -> Device:
     """Choose and set up the device of one rank: threads, determinism, matmul precision.
+
+    Args:
+        asked: what a person asked.
+        rank: which of the cell's processes this is; on a GPU, which board.
+        head_dims: widths of the heads of every size of the sweep, which share one attention.
+        documents: whether packed documents are masked from each other.
 
     Raises:
         ValueError: the machine lacks what was asked.
@@ -103,19 +117,23 @@ def open_device(asked: HardwareSettings, rank: int = 0) -> Device:
                 f"hardware.dtype=bfloat16, but {torch.cuda.get_device_name()} multiplies no "
                 "bfloat16; try hardware.dtype=float32"
             )
-    implementation = choose_attention(name, dtype, asked.attention)
+    implementation = choose_attention(name, dtype, asked.attention, head_dims, documents)
     torch.set_num_threads(asked.threads)
-    deterministic = not on_gpu or asked.deterministic  # costs nothing on a CPU
     if on_gpu:
         torch.set_float32_matmul_precision("high")
-    if on_gpu and deterministic:
-        _refuse_varying(implementation)
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when cuBLAS starts
-    torch.use_deterministic_algorithms(deterministic)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(not on_gpu or asked.deterministic)  # free on a CPU
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    if deterministic and not is_deterministic(implementation, name):
+        raise ValueError(
+            f"hardware.deterministic=true, but the backward of {implementation} adds up in any "
+            "order; try hardware.attention=auto, or hardware.deterministic=false"
+        )
     return Device(
         device=torch.device(name, rank) if on_gpu else torch.device(name),
         dtype=dtype,
         attention=implementation,
+        cross_entropy=choose_cross_entropy(name, asked.cross_entropy),
         threads=asked.threads,
         compile=on_gpu if asked.compile == "auto" else asked.compile == "true",
         deterministic=deterministic,
@@ -139,15 +157,6 @@ def check_device(asked: HardwareSettings) -> bool:
     return gpus > 0
 
 
-def _refuse_varying(implementation: Attention) -> None:
-    """Torch has no deterministic backward for cuDNN attention."""
-    if implementation is Attention.SDPA_CUDNN:
-        raise ValueError(
-            f"hardware.deterministic=true, but the backward of {implementation} adds up in any "
-            "order; try hardware.attention=sdpa_flash, or hardware.deterministic=false"
-        )
-
-
 def describe(device: Device) -> dict[str, object]:
     """Columns of the record that say what measured it."""
     board = read_board(device.boards[0]) if device.boards else BoardReading()
@@ -167,7 +176,8 @@ def describe(device: Device) -> dict[str, object]:
         "matmul_precision": torch.get_float32_matmul_precision(),
         "compiled": device.compile,
         "attention": str(device.attention),
-        "attention_version": f"torch {torch.__version__}",
+        "attention_version": attention_version(device.attention),
+        "cross_entropy": str(device.cross_entropy),
         "deterministic": device.deterministic,
         "torch_version": torch.__version__,
     }

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from models.config import Attention
+from models.config import Attention, CrossEntropy
 
 DTYPES = ("float32", "bfloat16")
 KEEP = ("none", "last", "all")  # checkpoints that outlive their attempt
@@ -20,6 +20,7 @@ class HardwareSettings:
     dtype: str
     attention: str
     threads: int
+    cross_entropy: str = "chunked"
     ranks: int = 1
     micro_rows: int | None = None
     compile: str = "auto"
@@ -37,6 +38,11 @@ class HardwareSettings:
         if self.attention not in known:
             raise ValueError(
                 f"hardware.attention={self.attention} is unknown; it may be {', '.join(known)}"
+            )
+        if self.cross_entropy not in list(CrossEntropy):
+            raise ValueError(
+                f"hardware.cross_entropy={self.cross_entropy} is unknown; "
+                f"it may be {', '.join(CrossEntropy)}"
             )
         if not 1 <= self.threads <= 1024:
             raise ValueError(f"hardware.threads={self.threads} must lie between 1 and 1024")
