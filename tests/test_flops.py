@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers_models import any_config
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.varlen import varlen_attn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from models.attention import attention
-from models.config import MLP, Attention, CrossEntropy, GPTConfig, Init, Norm, Positions
+from models.config import MLP, Attention, CrossEntropy, GPTConfig, Positions
 from models.flops import (
     FlopRule,
     N_flops,
@@ -111,28 +112,6 @@ def test_another_reading_of_table_a4_differs_by_less_than_a_percent():
         cfg = a4_config(*(int(row[k]) for k in ("n_layers", "d_model", "n_heads")))
         assert (int(row["kv_size"]), int(row["ffw_size"])) == (cfg.head_dim, 4 * cfg.d_model)
         assert table_a4_ratio(cfg) == pytest.approx(float(row["ratio_nanoGPT_noembed"]), rel=0.01)
-
-
-@st.composite
-def any_config(draw, largest_d: int = 96, longest: int = 40) -> GPTConfig:
-    """Draw a shape with any choice of every option."""
-    G, R = draw(st.integers(1, 4)), draw(st.integers(1, 3))
-    half_K = draw(st.integers(1, max(1, largest_d // (2 * G * R))))
-    return GPTConfig(
-        n_layer=draw(st.integers(1, 2)),
-        d_model=2 * half_K * G * R,
-        n_head=G * R,
-        n_kv_head=draw(st.sampled_from([None, G])),
-        vocab_size=draw(st.integers(1, 300)),
-        seq_len=draw(st.integers(1, longest)),
-        positions=draw(st.sampled_from(Positions)),
-        tied=draw(st.booleans()),
-        norm=draw(st.sampled_from(Norm)),
-        mlp=draw(st.sampled_from(MLP)),
-        qk_norm=draw(st.booleans()),
-        z_loss=draw(st.sampled_from([0.0, 1e-4])),
-        init=draw(st.sampled_from(Init)),
-    )
 
 
 def on_meta(cfg: GPTConfig) -> GPT:
