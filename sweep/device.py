@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 
 from models.attention import attention_version, choose_attention, is_deterministic
-from models.config import Attention, CrossEntropy
+from models.config import Attention, CrossEntropy, GPTConfig
 from models.hardware import TF32, find_peak
 from models.loss import choose_cross_entropy
+from sweep.errors import UsageError
+from sweep.memory import why_too_large
 from sweep.nvml import BoardReading, read_board
 from sweep.settings import HardwareSettings
 
@@ -145,7 +147,7 @@ def check_device(asked: HardwareSettings) -> bool:
     """Say whether cells go to a GPU, without waking one up.
 
     Raises:
-        ValueError: there are fewer GPUs than were asked.
+        ValueError: there are fewer GPUs than were asked, or without one, what needs one was asked.
     """
     gpus = 0 if asked.device == "cpu" else torch.cuda.device_count()
     if asked.device == "cuda" and not gpus:
@@ -154,7 +156,26 @@ def check_device(asked: HardwareSettings) -> bool:
         raise ValueError(
             f"hardware.ranks={asked.ranks}, but torch sees {gpus} GPUs here: each rank needs one"
         )
+    if not gpus:
+        choose_attention("cpu", getattr(torch, asked.dtype), asked.attention)
+        choose_cross_entropy("cpu", asked.cross_entropy)
     return gpus > 0
+
+
+def check_replica(cfg: GPTConfig, batch_rows: int, device: Device) -> None:
+    """Refuse a cell that the device can't train, before anything is allocated.
+
+    Raises:
+        UsageError: a replica is larger than the device, or there are more ranks than sequences.
+    """
+    reason = why_too_large(cfg, device.dtype.itemsize < 4, device.memory_bytes())
+    if reason:
+        raise UsageError(f"{cfg.size_id} does not fit on {device.board}: {reason}")
+    if batch_rows < device.ranks:
+        raise UsageError(
+            f"hardware.ranks={device.ranks} is more than the {batch_rows} sequences of a batch of "
+            f"{cfg.size_id}: set hardware.ranks to {batch_rows} at most"
+        )
 
 
 def describe(device: Device) -> dict[str, object]:
