@@ -86,6 +86,18 @@ def results_of(records: pd.DataFrame) -> pd.DataFrame:
     return order.drop_duplicates("cell_id").drop(columns=["_class", "_rank"]).reset_index(drop=True)
 
 
+def rerun_spread(records: pd.DataFrame) -> pd.DataFrame:
+    """Spread of the losses of cells that finished more than once: what a rerun moves.
+
+    Returns:
+        A row a cell: cell_id, attempts, spread (largest minus smallest val_loss, nats per token).
+    """
+    finished = records[records["status"] == str(RecordStatus.FINISHED)]
+    by_cell = finished.groupby("cell_id")["val_loss"]
+    found = pd.DataFrame({"attempts": by_cell.size(), "spread": by_cell.max() - by_cell.min()})
+    return found[found["attempts"] > 1].reset_index()
+
+
 def write_table(table: pa.Table, path: Path) -> None:
     """Write parquet so that `path` holds either the old bytes or the new ones."""
     part = path.with_suffix(f".{os.getpid()}.part")

@@ -191,6 +191,20 @@ class LaunchLock:
         """Host and process of whoever holds it."""
         return os.pread(self.fd, 200, 0).decode(errors="replace").strip() or "another process"
 
+    def holder_lives(self) -> bool:
+        """Whether the launcher itself is known to be there, not only what it left behind."""
+        host, _, pid = self.holder().partition(" ")
+        if host != os.uname().nodename or not pid.isdigit():
+            return False
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True  # somebody else's
+        stat = Path(f"/proc/{pid}/stat")
+        return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
     def release(self) -> None:
         """Let go; workers that inherited the lock keep it until they end."""
         os.close(self.fd)

@@ -137,9 +137,19 @@ def join(device: Device, rank: int, store: dist.Store) -> Ranks:
 
 
 def _note_and_share(ranks: Ranks, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """Note the norm of what this rank adds to a bucket of gradients, then average over ranks."""
-    ranks.local_squared.append(torch.linalg.vector_norm(bucket.buffer()) ** 2)
-    return allreduce_hook(dist.group.WORLD, bucket)
+    """Note the norm of what this rank adds to a bucket of gradients, then average over ranks.
+
+    Over gloo the average is waited for: torch's own hook would have gloo's threads run Python, and
+    a group that is destroyed meanwhile waits for them while it holds Python's lock.
+    """
+    buffer = bucket.buffer()
+    ranks.local_squared.append(torch.linalg.vector_norm(buffer) ** 2)
+    if buffer.device.type == "cuda":
+        return allreduce_hook(dist.group.WORLD, bucket)
+    dist.all_reduce(buffer.div_(ranks.size))
+    done: torch.futures.Future[Tensor] = torch.futures.Future()
+    done.set_result(buffer)
+    return done
 
 
 def _start(setup: dict[str, Any]) -> subprocess.Popen:

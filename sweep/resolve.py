@@ -10,6 +10,7 @@ from sweep.documents import expand
 from sweep.errors import UsageError
 from sweep.folder import PlannedCell, SweepFolder
 from sweep.grid import Grid, GridSettings, isoflop_grid
+from sweep.memory import without_too_large
 from sweep.predict import Rates
 from sweep.probes import with_probes
 from sweep.recipe import RecipeSettings
@@ -45,6 +46,8 @@ def resolve(app: AppConf) -> Resolved:
         settings = _grid_settings(app)
         grid = isoflop_grid(settings, _ladder(app, data.tokenizer.vocab_size), recipe, data.ref)
         rates = _rates(app.hardware)
+        half, memory = app.hardware.dtype != "float32", app.hardware.memory_bytes
+        grid = without_too_large(grid, half, memory)
     except ValueError as e:
         raise UsageError(str(e)) from None
     if not grid.cells:
@@ -70,7 +73,7 @@ def hardware_settings(conf: HardwareConf) -> HardwareSettings:
     Raises:
         UsageError: an unknown name or a number out of range.
     """
-    values = asdict(conf)
+    values = {**asdict(conf), "compile": conf.compile.lower()}  # Hydra reads true as True
     try:
         return HardwareSettings(**{k: values[k] for k in HardwareSettings.__dataclass_fields__})
     except ValueError as e:

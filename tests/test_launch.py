@@ -13,7 +13,8 @@ from helpers_cli import isoflop, start, tiny_grid
 from results.store import read_records, results_of
 from sweep import launch
 from sweep.arguments import parse
-from sweep.attempt import claim, run_attempt
+from sweep.attempt import run_attempt
+from sweep.claim import claim
 from sweep.data import open_data, prepare_data
 from sweep.device import open_device
 from sweep.folder import LaunchLock, SweepFolder, read_plan
