@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.attention_cpu import cpu_flash
-from models.attention_rules import INSTALL, NEEDS, Place, choose, package_version
 from models.config import Attention
+from models.kernel_rules import INSTALL, NEEDS, Place, choose, package_version
 
 _BACKENDS = {
     Attention.CPU_FLASH: SDPBackend.FLASH_ATTENTION,

@@ -35,7 +35,7 @@ class Init(StrEnum):
 
 
 class Attention(StrEnum):
-    """Implementations of causal attention; what each needs: models/attention_rules.py."""
+    """Implementations of causal attention; what each needs: models/kernel_rules.py."""
 
     CPU_FLASH = "cpu_flash"
     SDPA_FLASH = "sdpa_flash"

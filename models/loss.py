@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.attention_rules import INSTALL, package_version
 from models.config import CrossEntropy
 
 LOGITS = 2**25  # logits that exist at once: 128 MiB in float32
@@ -25,27 +24,6 @@ class Loss(NamedTuple):
 
     objective: Tensor  # what training minimises: cross_entropy + z_loss x mean of log(Z)^2
     cross_entropy: Tensor  # mean of -log p over the targets, nats per token
-
-
-def choose_cross_entropy(device: str, asked: str) -> CrossEntropy:
-    """Turn what was asked into the implementation that will run.
-
-    Raises:
-        ValueError: one that can't run here; says why.
-    """
-    implementation = CrossEntropy(asked)
-    if implementation is CrossEntropy.LIGER:
-        reason = None
-        if device != "cuda":
-            reason = f"needs device cuda, this is {device}"
-        elif package_version("liger-kernel") is None:
-            reason = f"needs the package liger-kernel, which is not installed: {INSTALL} says how"
-        if reason:
-            raise ValueError(
-                f"hardware.cross_entropy={asked} can't run here: it {reason}. "
-                f"hardware.cross_entropy={CrossEntropy.CHUNKED} runs everywhere"
-            )
-    return implementation
 
 
 def mean_loss(

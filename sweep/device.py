@@ -14,7 +14,7 @@ import torch
 from models.attention import attention_version, choose_attention, is_deterministic
 from models.config import Attention, CrossEntropy, GPTConfig
 from models.hardware import TF32, find_peak
-from models.loss import choose_cross_entropy
+from models.kernel_rules import choose_cross_entropy
 from sweep.errors import UsageError
 from sweep.memory import why_too_large
 from sweep.nvml import BoardReading, read_board

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from models.config import Attention, CrossEntropy
+from models.kernel_rules import Place, choose, choose_cross_entropy
 
 DTYPES = ("float32", "bfloat16")
 KEEP = ("none", "last", "all")  # checkpoints that outlive their attempt
@@ -44,6 +45,9 @@ class HardwareSettings:
                 f"hardware.cross_entropy={self.cross_entropy} is unknown; "
                 f"it may be {', '.join(CrossEntropy)}"
             )
+        if self.device == "cpu":  # known without torch, and before anything is written
+            choose(Place(device="cpu", dtype=self.dtype), self.attention)
+            choose_cross_entropy("cpu", self.cross_entropy)
         if not 1 <= self.threads <= 1024:
             raise ValueError(f"hardware.threads={self.threads} must lie between 1 and 1024")
         if not 1 <= self.ranks <= 64:

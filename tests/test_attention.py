@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.attention import attention, attention_version, borders, choose_attention, only
-from models.attention_rules import NEEDS, Place, choose, why_not
+from models.kernel_rules import NEEDS, Place, choose, why_not
 from models.config import Attention
 
 ON_CPU = [Attention.CPU_FLASH, Attention.REFERENCE]
@@ -146,7 +146,7 @@ def installed(monkeypatch):
 
     def installed(*names: str) -> None:
         versions = dict.fromkeys(names, "1.0")
-        monkeypatch.setattr("models.attention_rules.package_version", versions.get)
+        monkeypatch.setattr("models.kernel_rules.package_version", versions.get)
 
     return installed
 

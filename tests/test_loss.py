@@ -8,7 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.config import Attention, CrossEntropy, GPTConfig
 from models.gpt import GPT
-from models.loss import LOGITS, choose_cross_entropy, mean_loss, token_losses
+from models.kernel_rules import choose_cross_entropy
+from models.loss import LOGITS, mean_loss, token_losses
 
 CHUNKED, PLAIN = CrossEntropy.CHUNKED, CrossEntropy.PLAIN
 
@@ -171,8 +172,8 @@ def test_what_is_chosen_and_what_is_refused(monkeypatch):
     assert choose_cross_entropy("cpu", "chunked") is CHUNKED
     with pytest.raises(ValueError, match="it needs device cuda, this is cpu"):
         choose_cross_entropy("cpu", "liger")
-    monkeypatch.setattr("models.loss.package_version", {}.get)
+    monkeypatch.setattr("models.kernel_rules.package_version", {}.get)
     with pytest.raises(ValueError, match="needs the package liger-kernel, which is not installed"):
         choose_cross_entropy("cuda", "liger")
-    monkeypatch.setattr("models.loss.package_version", {"liger-kernel": "0.8.5"}.get)
+    monkeypatch.setattr("models.kernel_rules.package_version", {"liger-kernel": "0.8.5"}.get)
     assert choose_cross_entropy("cuda", "liger") is CrossEntropy.LIGER

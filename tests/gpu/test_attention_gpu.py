@@ -11,8 +11,8 @@ from models.attention import (
     is_deterministic,
     only,
 )
-from models.attention_rules import NEEDS
 from models.config import Attention
+from models.kernel_rules import NEEDS
 
 pytestmark = pytest.mark.gpu
 

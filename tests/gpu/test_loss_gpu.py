@@ -5,7 +5,8 @@ import torch
 
 from models.config import Attention, CrossEntropy, GPTConfig
 from models.gpt import GPT
-from models.loss import choose_cross_entropy, mean_loss
+from models.kernel_rules import choose_cross_entropy
+from models.loss import mean_loss
 
 pytestmark = pytest.mark.gpu
 

@@ -1,4 +1,4 @@
-"""What each implementation of attention needs, and which one `auto` takes. Imports no torch.
+"""What each implementation of attention and of the loss needs, and which ones run. No torch here.
 
 Limits are those of the sources named in docs/install-flash.md. A sweep has one implementation for
 all of its sizes: two cells on different kernels are not the same measurement of MFU.
@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from models.config import Attention
+from models.config import Attention, CrossEntropy
 
 HALF = ("bfloat16", "float16")
 INSTALL = "docs/install-flash.md"
@@ -127,6 +127,25 @@ def choose(
             f"hardware.attention=auto would take {fits}"
         )
     return Attention(asked)
+
+
+def choose_cross_entropy(device: str, asked: str) -> CrossEntropy:
+    """Turn what was asked into the implementation of the loss that will run.
+
+    Raises:
+        ValueError: one that can't run here; says why.
+    """
+    implementation, reason = CrossEntropy(asked), None
+    if implementation is CrossEntropy.LIGER and device != "cuda":
+        reason = f"needs device cuda, this is {device}"
+    elif implementation is CrossEntropy.LIGER and package_version("liger-kernel") is None:
+        reason = f"needs the package liger-kernel, which is not installed: {INSTALL} says how"
+    if reason is not None:
+        raise ValueError(
+            f"hardware.cross_entropy={asked} can't run here: it {reason}. "
+            f"hardware.cross_entropy={CrossEntropy.CHUNKED} runs everywhere"
+        )
+    return implementation
 
 
 def package_version(package: str) -> str | None:
