@@ -9,6 +9,7 @@ section 3 has the formulas.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,10 @@ class CellStatus(StrEnum):
 
 @dataclass(frozen=True)
 class ProbedCell:
-    """One cell, its probes, and what they say. Losses in nats/token, inf where a run diverged."""
+    """One cell, its probes, and what they say.
+
+    Losses in nats/token, inf where a run diverged; geometric means where the grid has seeds.
+    """
 
     cell_id: str
     budget: float  # FLOPs
@@ -47,6 +51,7 @@ class ProbedCell:
     loss_half: float  # at half the learning rate
     loss_double: float
     loss_batch_double: float  # NaN where the batch was not probed
+    seeds: int = 1  # that each loss is the mean of
     status: CellStatus = CellStatus.INCOMPLETE
     best_factor: float = NAN  # best learning rate over the recipe's; NaN where it is not resolved
     at_edge: bool = False  # the best learning rate is at or beyond x1/2 or x2
@@ -69,12 +74,12 @@ class ProbedCell:
 
     @property
     def slope(self) -> float:
-        """Change of log loss per octave of learning rate at the recipe; variance sd^2 / 2."""
+        """Change of log loss per octave of learning rate at the recipe; variance s^2/2 a seed."""
         return float(np.log(self.loss_double / self.loss_half) / 2)
 
     @property
     def bend(self) -> float:
-        """Curvature of log loss per squared octave; variance 3/2 sd^2."""
+        """Curvature of log loss per squared octave; variance 3 s^2/2 a seed."""
         return float(np.log(self.loss_half * self.loss_double / self.loss**2) / 2)
 
 
@@ -112,6 +117,8 @@ class Curvatures:
 def probed_cells(results: pd.DataFrame) -> list[ProbedCell]:
     """Cells with a learning-rate probe, run or failed, by budget and N; nothing judged yet.
 
+    Cells that differ in nothing but the seed are one.
+
     Args:
         results: one row a cell, columns of results.record.Record.
     """
@@ -119,8 +126,8 @@ def probed_cells(results: pd.DataFrame) -> list[ProbedCell]:
     by_cell: dict[str, dict[str, float]] = {}
     for row in probes.itertuples():
         by_cell.setdefault(row.probe_of, {})[row.probe] = _loss(row)
-    own = results[results["cell_id"].isin(by_cell)].sort_values(["budget", "N_flops"])
-    return [
+    own = results[results["cell_id"].isin(by_cell)].sort_values(["budget", "N_flops", "seed"])
+    cells = [
         ProbedCell(
             cell_id=row.cell_id, budget=row.budget, size_id=row.size_id, N=row.N_flops,
             D=float(row.tokens), lr=row.lr, loss=_loss(row),
@@ -130,6 +137,15 @@ def probed_cells(results: pd.DataFrame) -> list[ProbedCell]:
         for row in own.itertuples()
         if by_cell[row.cell_id].keys() & _LR.keys()
     ]  # fmt: skip
+    same = groupby(cells, key=lambda c: (c.budget, c.N, c.size_id, c.D, c.lr))
+    return [_mean_of_seeds(list(group)) for _, group in same]
+
+
+def _mean_of_seeds(cells: list[ProbedCell]) -> ProbedCell:
+    """Return the first cell with mean log losses; NaN and inf stay what they are."""
+    losses = ("loss", "loss_half", "loss_double", "loss_batch_double")
+    mean = {k: float(np.exp(np.mean(np.log([getattr(c, k) for c in cells])))) for k in losses}
+    return replace(cells[0], seeds=len(cells), **mean) if len(cells) > 1 else cells[0]
 
 
 def noise_of(results: pd.DataFrame) -> Noise:
@@ -154,7 +170,9 @@ def curvatures(cells: Sequence[ProbedCell], noise: Noise) -> Curvatures:
     whole = [c for c in cells if c.has_parabola]
     own = np.array([c.bend for c in whole])
     mean = float(own.mean()) if len(own) else 0.0
-    variance = 1.5 * noise.sd**2 if noise.df else 0.0
+    variance = (
+        float(np.mean([1.5 * noise.sd**2 / c.seeds for c in whole or cells])) if noise.df else 0.0
+    )
     between = max(0.0, float(own.var(ddof=1)) - variance) if len(own) > 1 else 0.0
     weight = between / (between + variance) if variance else 1.0
     shrunk = {c.cell_id: mean + weight * (c.bend - mean) for c in whole}
@@ -187,9 +205,10 @@ def _judge_lr(
 ) -> tuple[ProbedCell, bool, bool]:
     """Return the cell with what its learning rates say, whether it is over, and whether unclear."""
     if c.has_parabola:
-        slope, bend, variance = c.slope, bends.of[c.cell_id], 0.5
+        slope, bend, variance = c.slope, bends.of[c.cell_id], 0.5 / c.seeds
     else:
-        slope, bend, variance = _gain(c.loss, min(c.loss_half, c.loss_double)), 0.0, 2.0
+        other = min(c.loss_half, c.loss_double)
+        slope, bend, variance = _gain(c.loss, other), 0.0, 2.0 / c.seeds
     steep, far = abs(slope), noise.far((1 + LEVEL) / 2, variance)
     excess, at_edge = excess_of(steep, bend), slope != 0 and steep >= 2 * bend
     interval = (excess_of(max(0.0, steep - far), bend), excess_of(steep + far, bend))
@@ -206,8 +225,9 @@ def _judge_batch(c: ProbedCell, noise: Noise, beyond: float) -> tuple[ProbedCell
     """Return what twice the batch says; it has one side only, so nothing is at its edge."""
     if np.isnan(c.loss_batch_double):
         return c, False, False
-    gain, far = _gain(c.loss, c.loss_batch_double), noise.far((1 + LEVEL) / 2, 2.0)
-    too_much, certain = gain > LIMIT, gain > noise.far(beyond, 2.0)
+    gain, variance = _gain(c.loss, c.loss_batch_double), 2.0 / c.seeds
+    far = noise.far((1 + LEVEL) / 2, variance)
+    too_much, certain = gain > LIMIT, gain > noise.far(beyond, variance)
     c = replace(
         c, batch_excess=gain,
         batch_interval=(max(0.0, gain - far), gain + far) if noise.df else (NAN, NAN),

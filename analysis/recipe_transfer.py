@@ -87,7 +87,7 @@ def transfer(records: pd.DataFrame) -> Transfer:
     judged = {c.cell_id: c for c in judge(complete, bends, noise)}
     drift, drift_interval = _drift(complete, bends, noise)
     found = Transfer(
-        verdict=Verdict.NOT_PROBED, reason="", noise=noise, hidden=_hidden(bends, noise),
+        verdict=Verdict.NOT_PROBED, reason="", noise=noise, hidden=_hidden(complete, bends, noise),
         cells=tuple(judged.get(c.cell_id, c) for c in cells),
         drift=drift, drift_interval=drift_interval,
     )  # fmt: skip
@@ -95,22 +95,34 @@ def transfer(records: pd.DataFrame) -> Transfer:
     return replace(found, verdict=verdict, reason=reason)
 
 
-def _hidden(bends: Curvatures, noise: Noise) -> float:
+def _hidden(cells: Sequence[ProbedCell], bends: Curvatures, noise: Noise) -> float:
     """Upper end of the interval of a perfectly tuned cell, in the least resolved one."""
-    far = noise.far((1 + LEVEL) / 2, 0.5)
-    return max(excess_of(far, bend) for bend in bends.of.values()) if noise.df else NAN
+    if not noise.df:
+        return NAN
+    p = (1 + LEVEL) / 2
+    return max(excess_of(noise.far(p, 0.5 / c.seeds), bends.of[c.cell_id]) for c in cells)
 
 
-def _along_D(cells: Sequence[ProbedCell]) -> tuple[NDArray, NDArray] | None:
-    """Slopes (n,) of cells with a parabola, and a design (n, 2) of one and centred log2 D.
+@dataclass(frozen=True)
+class _AlongD:
+    """Slopes of cells with a parabola, linear in log2 D."""
 
-    None with fewer than three distinct D.
-    """
+    coefficients: NDArray  # (2,): at the mean of log2 D, and per octave of D
+    fitted: NDArray  # (n,)
+    spread: float  # sum of squares of centred log2 D
+    variance: float  # of one slope, in variances of one run
+
+
+def _along_D(cells: Sequence[ProbedCell]) -> _AlongD | None:
+    """Fit a line; None with fewer than three distinct D."""
     whole = [c for c in cells if c.has_parabola]
     if len({c.D for c in whole}) < 3:
         return None
     x = np.log2([c.D for c in whole])
-    return np.array([c.slope for c in whole]), np.column_stack([np.ones(len(x)), x - x.mean()])
+    X = np.column_stack([np.ones(len(x)), x - x.mean()])
+    found = np.linalg.lstsq(X, np.array([c.slope for c in whole]), rcond=None)[0]
+    variance = float(np.mean([0.5 / c.seeds for c in whole]))
+    return _AlongD(found, X @ found, float((X[:, 1] ** 2).sum()), variance)
 
 
 def _drift(
@@ -118,14 +130,13 @@ def _drift(
 ) -> tuple[float, tuple[float, float]]:
     """How the best learning rate drifts from the recipe's as D grows: an exponent, its interval.
 
-    Slopes are linear in log2 D; over twice the mean curvature that is octaves per octave.
+    Over twice the mean curvature, slopes are octaves, so this is octaves per octave of D.
     """
     along = _along_D(cells)
     if along is None or not bends.resolved:
         return NAN, (NAN, NAN)
-    slopes, X = along
-    drift = -float(np.linalg.lstsq(X, slopes, rcond=None)[0][1]) / (2 * bends.mean)
-    far = noise.far((1 + LEVEL) / 2, 0.5 / float((X[:, 1] ** 2).sum())) / (2 * bends.mean)
+    drift = -float(along.coefficients[1]) / (2 * bends.mean)
+    far = noise.far((1 + LEVEL) / 2, along.variance / along.spread) / (2 * bends.mean)
     return drift, (drift - far, drift + far) if noise.df else (NAN, NAN)
 
 
@@ -137,12 +148,10 @@ def _together(cells: Sequence[ProbedCell], bends: Curvatures, noise: Noise) -> f
     along = _along_D(cells)
     if along is None or not noise.sd > 0:
         return 0.0
-    slopes, X = along
-    fitted = X @ np.linalg.lstsq(X, slopes, rcond=None)[0]
-    F = float((fitted**2).sum()) / 2 / (noise.sd**2 / 2)
+    F = float((along.fitted**2).sum()) / 2 / (along.variance * noise.sd**2)
     if F <= stats.f.ppf(1 - FALSE_ALARM, 2, noise.df):
         return 0.0
-    return max(excess_of(abs(s), bends.mean) for s in fitted)
+    return max(excess_of(abs(s), bends.mean) for s in along.fitted)
 
 
 def _verdict(t: Transfer, together: float) -> tuple[Verdict, str]:
@@ -162,12 +171,12 @@ def _verdict(t: Transfer, together: float) -> tuple[Verdict, str]:
     if t.hidden > LIMIT:
         return Verdict.NOT_PROBED, (
             f"probed, but a seed noise of {t.noise.sd:.2%} would hide an excess of {t.hidden:.2%} "
-            f"(limit {LIMIT:.1%}), so the probes can't tell: more seeds, or larger budgets"
+            f"(limit {LIMIT:.1%}), so the probes can't tell: more grid.seeds, or larger budgets"
         )
     if unclear := of[CellStatus.UNCLEAR]:
         return Verdict.NOT_PROBED, (
             f"probed, but {_in_words(unclear[0])}, which a seed noise of {t.noise.sd:.2%} explains "
-            "too, so the probes can't tell: more seeds"
+            "too, so the probes can't tell: more grid.seeds"
         )
     return Verdict.TRANSFERRED, _all_well(t)
 

@@ -5,7 +5,7 @@ share it. Only a run with another learning rate or batch can show that, and only
 seed can say what counts as a difference.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from results.record import Probe
@@ -18,12 +18,12 @@ _LR_FACTORS = {Probe.LR_HALF: 0.5, Probe.LR_DOUBLE: 2.0}
 
 
 def with_probes(grid: Grid, settings: GridSettings, recipe: RecipeSettings) -> Grid:
-    """Add the probes of a grid, each cell before its seeds.
+    """Add the probes of a grid.
 
     Learning rate x1/2 and x2 at the smallest, best and largest size of two budgets, the batch x2
-    and further seeds at the best ones. Best is what the grid predicts: nearest to the middle of
-    the window. The budgets are the cheapest and the second-dearest; of two, both. A grid of one
-    budget has further seeds at its largest size too.
+    at the best ones, each at every seed of the grid; and further seeds at the best ones. Best is
+    what the grid predicts: nearest to the middle of the window. The budgets are the cheapest and
+    the second-dearest; of two, both. A grid of one budget has further seeds at its largest too.
     """
     probes: list[Cell] = []
     skipped: list[Skip] = []
@@ -31,15 +31,15 @@ def with_probes(grid: Grid, settings: GridSettings, recipe: RecipeSettings) -> G
     for budget in budgets:
         sizes = [c for c in grid.cells if c.budget == budget and c.seed == settings.seeds[0]]
         best = min(sizes, key=lambda c: _distance(c.N, window_centre(budget, settings)))
-        for cell in dict.fromkeys((sizes[0], best, sizes[-1])):
+        for cell in _with_seeds(dict.fromkeys((sizes[0], best, sizes[-1])), settings.seeds):
             probes += [_lr_probe(cell, recipe, kind) for kind in _LR_FACTORS]
-        double = _batch_probe(best, recipe)
-        miss = double.flops / budget - 1
+        doubles = [_batch_probe(cell, recipe) for cell in _with_seeds((best,), settings.seeds)]
+        miss = doubles[0].flops / budget - 1
         if abs(miss) > settings.tolerance:
-            reason = f"probe {double.probe}: {double.steps} whole steps miss C by {miss:+.1%}"
+            reason = f"probe batch_double: {doubles[0].steps} whole steps miss C by {miss:+.1%}"
             skipped.append(Skip(budget, best.model.size_id, best.N, reason))
         else:
-            probes.append(double)
+            probes += doubles
         noisy = (best,) if len(budgets) > 1 else dict.fromkeys((best, sizes[-1]))
         for cell in noisy:
             probes += _seed_probes(cell, settings.seeds)
@@ -50,6 +50,10 @@ def probed_budgets(budgets: set[float]) -> list[float]:
     """Return the cheapest budget and the second-dearest; of two, both; of one, that one."""
     ordered = sorted(budgets)
     return sorted({ordered[0], ordered[-2] if len(ordered) > 2 else ordered[-1]})
+
+
+def _with_seeds(cells: Iterable[Cell], seeds: Sequence[int]) -> list[Cell]:
+    return [replace(cell, seed=seed) for cell in cells for seed in seeds]
 
 
 def _distance(N: float, centre: float) -> float:

@@ -9,6 +9,8 @@ import pytest
 from planted_recipe import planted_records, probed_grid
 from scipy import stats
 
+from analysis.fitted import Resampling, fit_points
+from analysis.points import points_from_records
 from analysis.recipe_probes import LIMIT, CellStatus
 from analysis.recipe_transfer import Verdict, transfer
 from sweep.grid import Grid
@@ -56,19 +58,19 @@ def test_a_fixed_learning_rate_under_a_drifting_best_one_does_not():
 
 
 def test_noise_of_a_fifth_of_a_percent_leaves_both_verdicts_as_they_are():
-    for seed in range(5):
+    for seed in range(3):
         assert transfer(planted(noise=0.002, seed=seed + 10)).verdict is not Verdict.NOT_TRANSFERRED
         drifting = transfer(planted(noise=0.002, sharpness=0.02, drift=-0.3, seed=seed))
         assert drifting.verdict is Verdict.NOT_TRANSFERRED
 
 
 def test_noise_that_would_hide_the_limit_is_no_evidence_of_transfer():
-    verdicts = [transfer(planted(noise=0.01, seed=seed)) for seed in range(10)]
-    assert sum(t.verdict is Verdict.NOT_PROBED for t in verdicts) >= 7
+    verdicts = [transfer(planted(noise=0.01, seed=seed)) for seed in range(6)]
+    assert sum(t.verdict is Verdict.NOT_PROBED for t in verdicts) >= 4
     undecided = next(t for t in verdicts if t.verdict is Verdict.NOT_PROBED)
     assert undecided.hidden > LIMIT
     assert "the probes can't tell" in undecided.reason
-    assert "more seeds" in undecided.reason
+    assert "more grid.seeds" in undecided.reason
 
 
 def test_a_better_loss_at_twice_the_batch_is_a_recipe_that_does_not_transfer():
@@ -124,6 +126,37 @@ def test_a_sweep_without_probes_says_so():
     assert transfer(seeds_only).verdict is Verdict.NOT_PROBED
 
 
+def test_seeds_of_the_grid_are_averaged_and_noise_falls_with_them():
+    seeds = (0, 1, 2, 3)
+    four = probed_grid(seeds=seeds)
+    t = transfer(planted_records(four, noise=0.004, seed=3))
+    assert len(t.cells) == 6
+    assert {c.seeds for c in t.cells} == {4}
+    assert t.noise.df == 3 * len({(c.budget, c.model) for c in four.cells})
+    assert t.noise.sd == pytest.approx(0.004, rel=0.2)
+    single = transfer(planted(noise=0.004, seed=3))
+    assert t.hidden < single.hidden / 2
+    exact = planted_records(four, drift=-0.3)
+    for c, one in zip(transfer(exact).cells, transfer(planted(drift=-0.3)).cells, strict=True):
+        assert c.excess == pytest.approx(one.excess, abs=1e-12)
+    exact.loc[exact["probe"] == "lr_half", "val_loss"] *= [
+        np.exp(0.01 * (-1) ** i) for i in range(24)
+    ]
+    assert transfer(exact).drift == pytest.approx(-0.3)
+
+
+def test_a_hold_out_in_the_same_recipe_sees_nothing_of_a_drift():
+    """The reason for probes: under planted drift the fit is clean and the hold-out passes."""
+    records = planted(drift=-0.3, noise=3e-4)
+    points = points_from_records(records[records["probe"].isna()])
+    top = points.budget == points.budgets[-1]
+    fitted = fit_points(points.take(~top), "chinchilla", "ls", 1e-3, Resampling("size", 0, 0.9))
+    error = np.log(fitted.loss(points.N, points.D) / points.loss)
+    assert np.std(error[~top]) < 0.002
+    assert abs(np.mean(error[top])) < 0.003
+    assert transfer(records).verdict is Verdict.NOT_TRANSFERRED
+
+
 def test_a_missing_probe_leaves_a_good_sweep_undecided_and_a_bad_one_bad():
     def without_one(records: pd.DataFrame, status: str) -> pd.DataFrame:
         first = records.index[records["probe"] == "lr_half"][0]
@@ -152,7 +185,7 @@ def test_a_learning_rate_that_diverges_is_worse_and_no_missing_run():
 
 def test_weak_drift_that_no_cell_shows_is_seen_in_all_of_them():
     """Seeds of which F, not a single cell, makes the verdict exist, and tuned sweeps have few."""
-    drifting = [transfer(planted(noise=0.005, drift=-0.3, seed=s)) for s in range(12)]
+    drifting = [transfer(planted(noise=0.005, drift=-0.3, seed=s)) for s in range(8)]
     by_all = [t for t in drifting if "no single cell" in t.reason]
     assert by_all
     assert all(t.verdict is Verdict.NOT_TRANSFERRED for t in by_all)
