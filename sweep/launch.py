@@ -115,8 +115,7 @@ def _slots(
             f"hardware.ranks={ranks} is more than the {least.recipe.batch_rows} sequences in a "
             f"batch of {least.id}: each rank needs one"
         )
-    plain = (hardware.device, hardware.attention) == ("cpu", "auto")
-    gpus = [] if plain and hardware.cross_entropy != "liger" else _gpus(hardware)
+    gpus = [] if hardware.device == "cpu" else _gpus(hardware)
     threads = {"OMP_NUM_THREADS": str(hardware.threads), "MKL_NUM_THREADS": str(hardware.threads)}
     n = workers or max(1, (len(gpus) or _count_cores() // hardware.threads) // ranks)
     if not gpus:
@@ -145,7 +144,7 @@ def _gpus(hardware: HardwareSettings) -> list[str]:
         check_device(hardware)
     except ValueError as e:
         raise UsageError(str(e)) from None
-    n = 0 if hardware.device == "cpu" else torch.cuda.device_count()
+    n = torch.cuda.device_count()
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     return given.split(",")[:n] if given else [str(i) for i in range(n)]
 

@@ -24,7 +24,6 @@ class LaunchTable(TerminalDisplay):
         predicted: Mapping[str, float],
         workers: int,
     ) -> None:
-        super().__init__(console, get_renderable=self._render)
         self.predicted, self.workers = dict(predicted), workers
         self.budget = {p.cell.id: p.cell.budget for p in plan}
         self.state = {p.cell.id: done.get(p.cell.id, "waiting") for p in plan}
@@ -32,6 +31,7 @@ class LaunchTable(TerminalDisplay):
         self.spent: dict[str, float] = {}
         self.started = time.monotonic()
         self.failures: dict[str, str] = {}
+        super().__init__(console, get_renderable=self._render)  # asks for the first picture
 
     def on_event(self, event: Event) -> None:
         """Take in what a worker said."""
