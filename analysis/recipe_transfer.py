@@ -81,7 +81,11 @@ def transfer(records: pd.DataFrame) -> Transfer:
     cells, noise = probed_cells(results), noise_of(results)
     complete = [c for c in cells if c.complete]
     if not complete:
-        why = f"none of {len(cells)} probed cells has ended" if cells else "there are no probes"
+        why = (
+            f"none of {len(cells)} probed cells has ended"
+            if cells
+            else "there are no probes (grid.probe=false)"
+        )
         return Transfer(Verdict.NOT_PROBED, why, tuple(cells), noise)
     bends = curvatures(complete, noise)
     judged = {c.cell_id: c for c in judge(complete, bends, noise)}
