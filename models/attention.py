@@ -95,8 +95,12 @@ def is_deterministic(implementation: Attention, device: str) -> bool:
     )
 
 
+@torch.compiler.disable  # how many documents there are, no compiler can know
 def borders(document_BT: Tensor, implementation: Attention) -> Borders:
     """Find the borders between documents, once for all layers of a forward pass.
+
+    Starts are filled up with empty documents at the end to a power of two of documents, so that
+    a compiled model meets few shapes.
 
     Args:
         document_BT: number of the document that each token belongs to, unchanged within a document
@@ -108,7 +112,8 @@ def borders(document_BT: Tensor, implementation: Attention) -> Borders:
         first_BT = torch.ones_like(document_BT, dtype=torch.bool)  # a row starts a document
         first_BT[:, 1:] = document_BT[:, 1:] != document_BT[:, :-1]
         starts = first_BT.flatten().nonzero().flatten()
-        return Borders(starts=F.pad(starts, (0, 1), value=B * T).to(torch.int32))
+        missing = (1 << (len(starts) - 1).bit_length()) - len(starts)
+        return Borders(starts=F.pad(starts, (0, missing + 1), value=B * T).to(torch.int32))
     same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
     return Borders(seen=same_BTT.tril()[:, None])
 
@@ -162,13 +167,14 @@ def only(implementation: Attention) -> Iterator[None]:
         yield
         return
     name = _REPLACES_TORCHS_FLASH.get(implementation)
-    if name:
+    activates = name and name != torch.nn.attention.current_flash_attention_impl()  # it may nest
+    if activates:
         torch.nn.attention.activate_flash_attention_impl(name)
     try:
         with sdpa_kernel(_BACKENDS[implementation]):
             yield
     finally:
-        if name:
+        if activates:
             torch.nn.attention.restore_flash_attention_impl()
 
 

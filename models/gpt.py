@@ -32,16 +32,16 @@ class SelfAttention(nn.Module):
             self.q_norm = nn.RMSNorm(cfg.head_dim, eps=_EPS)
             self.k_norm = nn.RMSNorm(cfg.head_dim, eps=_EPS)
 
-    def forward(self, x_BTC: Tensor, turn_TK: Tensor | None, within: Borders | None) -> Tensor:
-        """(B, T, C) -> (B, T, C); `turn_TK` holds the rotary turns."""
+    def forward(self, x_BTC: Tensor, turn_TK2: Tensor | None, within: Borders | None) -> Tensor:
+        """(B, T, C) -> (B, T, C); `turn_TK2` holds the rotary turns."""
         H, G = self.heads
         heads = self.qkv(x_BTC).unflatten(-1, (-1, self.head_dim))
         qk, v = heads.split((H + G, G), dim=2)  # the backward of a slice would fill zeros
         if self.qk_norm:
             q, k = qk.split((H, G), dim=2)
             qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=2).type_as(v)
-        if turn_TK is not None:
-            qk = rotate(qk, turn_TK)
+        if turn_TK2 is not None:
+            qk = rotate(qk, turn_TK2)
         q, k = qk.split((H, G), dim=2)
         return self.out(attention(q, k, v, self.implementation, within).flatten(-2))
 
@@ -59,9 +59,9 @@ class Block(nn.Module):
         self.up = nn.Linear(cfg.d_model, up, bias=False)
         self.down = nn.Linear(cfg.mlp_width, cfg.d_model, bias=False)
 
-    def forward(self, x_BTC: Tensor, turn_TK: Tensor | None, within: Borders | None) -> Tensor:
+    def forward(self, x_BTC: Tensor, turn_TK2: Tensor | None, within: Borders | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x_BTC = x_BTC + self.attn(self.norm_1(x_BTC), turn_TK, within)
+        x_BTC = x_BTC + self.attn(self.norm_1(x_BTC), turn_TK2, within)
         return x_BTC + self.down(self._bend(self.up(self.norm_2(x_BTC))))
 
     def _bend(self, x: Tensor) -> Tensor:
@@ -95,8 +95,8 @@ class GPT(nn.Module):
         if cfg.tied:
             self.head.weight = self.embed.weight
         if not learned:
-            turn_TK = rotary(cfg.seq_len, cfg.head_dim)
-            self.register_buffer("turn_TK", turn_TK, persistent=False)
+            turn_TK2 = rotary(cfg.seq_len, cfg.head_dim)
+            self.register_buffer("turn_TK2", turn_TK2, persistent=False)
 
     def forward(
         self,
@@ -132,11 +132,11 @@ class GPT(nn.Module):
         T = tokens_BT.size(1)
         within = None if document_BT is None else borders(document_BT, self.implementation)
         x_BTC = self.embed(tokens_BT)
-        turn_TK = self.turn_TK[:T] if self.positions is None else None
+        turn_TK2 = self.turn_TK2[:T] if self.positions is None else None
         if self.positions is not None:
             x_BTC = x_BTC + self.positions.weight[:T]
         for block in self.blocks:
-            x_BTC = block(x_BTC, turn_TK, within)
+            x_BTC = block(x_BTC, turn_TK2, within)
         return self.norm(x_BTC)
 
     @torch.no_grad()
@@ -179,14 +179,25 @@ def make_norm(cfg: GPTConfig) -> nn.Module:
 
 
 def rotary(seq_len: int, head_dim: int, base: float = 10_000.0) -> Tensor:
-    """(T, 1, K/2) unit complex numbers e^(i t f), RoFormer (arXiv:2104.09864), eq. 15."""
+    """(T, 1, K/2, 2) cosines and sines of t f, RoFormer (arXiv:2104.09864), eq. 15."""
     freq = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     angle = torch.outer(torch.arange(seq_len, dtype=torch.float64), freq)
     turn = torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
-    return turn.view(seq_len, 1, head_dim // 2)
+    return torch.view_as_real(turn).view(seq_len, 1, head_dim // 2, 2)
 
 
-def rotate(x: Tensor, turn_TK: Tensor) -> Tensor:
-    """Turn neighbouring pairs of the last dimension of (B, T, heads, K), one product a pair."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turn_TK).flatten(-2).type_as(x)
+def rotate(x: Tensor, turn_TK2: Tensor, as_complex: bool | None = None) -> Tensor:
+    """Turn neighbouring pairs of the last dimension of (B, T, heads, K).
+
+    Args:
+        x: queries or keys.
+        turn_TK2: what `rotary` gives.
+        as_complex: as products of complex numbers, one pass and the fastest on a CPU. None: not on
+            a GPU, where torch.compile makes one kernel of the real form, and of complex none.
+    """
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if as_complex or (as_complex is None and not x.is_cuda):
+        turned = torch.view_as_complex(pairs) * torch.view_as_complex(turn_TK2)
+        return torch.view_as_real(turned).flatten(-2).type_as(x)
+    (a, b), (cos, sin) = pairs.unbind(-1), turn_TK2.unbind(-1)
+    return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2).type_as(x)

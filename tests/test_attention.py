@@ -121,7 +121,8 @@ def test_starts_count_documents_through_the_whole_batch():
     for implementation in (Attention.FA2, Attention.FA3, Attention.FA4, Attention.SDPA_FLASH):
         starts = borders(document, implementation).starts
         assert starts.dtype == torch.int32
-        assert starts.tolist() == [0, 2, 3, 4, 8, 9, 12]
+        assert starts.tolist() == [0, 2, 3, 4, 8, 9, 12, 12, 12]  # 6 documents, 2 empty ones
+        assert borders(document[:1, :2], implementation).starts.tolist() == [0, 2]
 
 
 def test_another_backend_than_the_named_one_is_refused_not_replaced():

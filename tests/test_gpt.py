@@ -153,6 +153,15 @@ def test_shorter_rows_are_the_beginning_of_longer_ones(positions):
 
 
 @given(K=st.integers(1, 32).map(lambda k: 2 * k), seed=st.integers(0, 999))
+def test_turns_are_the_same_in_complex_and_in_real_numbers(K, seed):
+    x = torch.randn(2, 17, 3, K, generator=torch.Generator().manual_seed(seed))
+    turn = rotary(17, K)
+    real, imaginary = (rotate(x, turn, as_complex=c) for c in (False, True))
+    torch.testing.assert_close(real, imaginary, rtol=1e-6, atol=1e-6)
+    assert torch.equal(rotate(x, turn), imaginary)  # on a CPU
+
+
+@given(K=st.integers(1, 32).map(lambda k: 2 * k), seed=st.integers(0, 999))
 def test_a_turn_keeps_the_length_of_every_pair(K, seed):
     x = torch.randn(1, 40, 3, K, generator=torch.Generator().manual_seed(seed))
     turned = rotate(x, rotary(40, K))
@@ -179,7 +188,7 @@ def test_turns_have_the_frequencies_of_roformer():
     for t in range(5):
         for i in range(3):
             angle = t * 10_000 ** (-2 * i / 6)
-            assert turn[t, i].item() == pytest.approx(complex(math.cos(angle), math.sin(angle)))
+            assert turn[t, i].tolist() == pytest.approx([math.cos(angle), math.sin(angle)])
 
 
 def weights(model: GPT) -> dict[str, torch.Tensor]:
@@ -268,3 +277,16 @@ def test_shapes_that_can_not_be_built_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         GPTConfig(**{**SHAPE, **change})
     assert GPTConfig(**{**SHAPE, "n_head": 8}, positions=Positions.LEARNED).head_dim == 3
+
+
+@pytest.mark.parametrize("option", [OPTIONS[0], OPTIONS[-1]], ids=str)
+def test_a_model_and_its_loss_are_one_graph_for_the_compiler(option):
+    """Eager backend: this is about breaks in the graph, and needs no C++ compiler."""
+    torch._dynamo.reset()
+    model = started(GPTConfig(**{**SHAPE, "n_layer": 1}, **option))
+    rows = torch.randint(50, (2, 20), generator=torch.Generator().manual_seed(4))
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)
+    a, b = (f(rows[:, :-1], None, rows[:, 1:]).objective for f in (compiled, model))
+    torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+    a.backward()
+    assert all(p.grad is not None for p in model.parameters())
