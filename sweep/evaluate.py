@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from models.attention import only
 from models.gpt import GPT
 from sweep.batches import documents
 from sweep.data import CellData, HeldOut
@@ -110,7 +111,8 @@ def _nats_of_rows(model: GPT, rows: np.ndarray, held: HeldOut, device: Device) -
     document_BT = None
     if held.rows.border is not None:
         document_BT = documents(tokens_BT[:, :-1], held.rows.border)
-    with torch.autocast(device.device.type, device.dtype, enabled=device.dtype.itemsize < 4):
+    half = torch.autocast(device.device.type, device.dtype, enabled=device.dtype.itemsize < 4)
+    with half, only(model.implementation):
         losses_BT = model.token_losses(tokens_BT[:, :-1], tokens_BT[:, 1:], document_BT)
     return losses_BT.double().sum(1).cpu().numpy()
 

@@ -10,6 +10,7 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
+from models.attention import attention_version
 from results.record import Record
 from results.store import StoreError, read_records, results_of
 from sweep.attempt import Progress, run_attempt
@@ -97,7 +98,8 @@ def rerun(found: Found, hardware: HardwareSettings, run: RunSettings, console: C
     console.print(
         f"{cell.id}, attempt {attempt.number}: {cell.model.size_id}, N={cell.N:,.0f}, "
         f"D={cell.tokens:,} in {cell.steps:,} steps on {device.board} "
-        f"({device.dtype_name}, attention {device.attention})",
+        f"({device.dtype_name}, attention {device.attention} of {attention_version(device.attention)}, "
+        f"{'' if device.deterministic else 'not '}deterministic)",
     )
     with _ProgressLine(console) as line:
         try:

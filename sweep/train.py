@@ -64,6 +64,8 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, cell)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.shared = self.ranks.wrap(self.model)
+        if device.compile:  # of all cells of a process, only the first few would be compiled else
+            torch.compiler.reset()
         self.forward = torch.compile(self.shared, dynamic=False) if device.compile else self.shared
         self.norms: GradientNorms | None = None
         self.step, self.restored = 0, {}
