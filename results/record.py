@@ -172,6 +172,7 @@ class Record:
     git_dirty: bool | None = _unit("whether the checkout had uncommitted changes", None)
     code_sha256: str | None = _unit("hash of the project's own source", None)
     data_sha256: str | None = _unit("hash of the tokenised data", None)
+    data_commits: str | None = _unit("name@commit of each source that is of the hub", None)
     tokenizer_revision: str | None = _unit("commit of the tokenizer, if of the hub", None)
     tokenizer_sha256: str | None = _unit("hash of the tokenizer's files or table", None)
     host: str | None = _unit("host name", None)

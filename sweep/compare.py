@@ -5,6 +5,7 @@ from rich.console import Console
 
 from results.record import Probe, Record
 from results.store import results_of
+from sweep.data_columns import set_lines
 from sweep.health import complaints
 from sweep.plan import duration
 
@@ -25,6 +26,8 @@ def say_result(record: Record, records: pd.DataFrame | None, console: Console) -
         f"{record.val_tokens:,} tokens, {record.bpb:.4f} bits/byte, "
         f"{record.tokens_per_second:,.0f} tokens/s, {duration(record.seconds)}",
     )
+    for line in set_lines(record.val_sets):
+        console.print(line)
     for complaint in complaints(vars(record)):
         console.print(f"Note: {complaint}.")
     if records is None:

@@ -58,6 +58,7 @@ class CellData:
     validation: tuple[HeldOut, ...]  # one for each source; their weights sum to 1
     extra: tuple[HeldOut, ...]  # sets of eval=
     train_tokens: int  # tokens of all sources
+    commits: str | None  # name@commit of each source that is of the hub
 
     @property
     def val_tokens(self) -> int:
@@ -101,6 +102,7 @@ def open_data(
         validation=tuple(held),
         extra=tuple(_held_out(n, 0.0, t, settings, seq_len) for n, t in evals.items()),
         train_tokens=sum(len(t.train) for t in sources.values()),
+        commits=_commits(sources),
     )
 
 
@@ -208,6 +210,12 @@ def _too_short(name: str, part: str, tokens: int, seq_len: int) -> UsageError:
         f"data={name} has {tokens:,} {part} tokens, less than one row of "
         f"model.seq_len={seq_len}: give more text or a shorter seq_len"
     )
+
+
+def _commits(sources: dict[str, Tokens]) -> str | None:
+    streams = [s for t in sources.values() for s in t.manifest.get("streams", ())]
+    of_hub = {f"{s['name']}@{s['commit']}": None for s in streams if s["dataset"] is not None}
+    return ", ".join(of_hub) or None
 
 
 def _sha256_of_all(sources: dict[str, Tokens]) -> str:

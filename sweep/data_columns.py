@@ -48,6 +48,20 @@ def sources_column(data: CellData, used: Sequence[Usage]) -> str | None:
     )
 
 
+def set_lines(text: str | None) -> list[str]:
+    """Say the losses of a record's sets for a person, a line each."""
+    sets = json.loads(text) if text else {}
+    return [
+        f"  {name}: {s['loss']:.6f} ± {_known(s['se']):.4f} nats/token, "
+        f"{_known(s['bpb']):.4f} ± {_known(s['bpb_se']):.4f} bits/byte on {s['tokens']:,} tokens"
+        for name, s in sets.items()
+    ]
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 def tokens_of_a_set(row: Mapping[str, Any]) -> int | None:
     """Tokens of the largest set behind a record's loss: data.val_tokens, unless all were shorter.
 
@@ -106,7 +120,7 @@ def _flat(text: object) -> dict[str, float]:
         return {}
     names = {"loss": "loss", "se": "loss_se", "bpb": "bpb", "bpb_se": "bpb_se"}
     return {
-        f"{column}_{name}": math.nan if values[key] is None else values[key]
+        f"{column}_{name}": _known(values[key])
         for name, values in json.loads(text).items()
         for key, column in names.items()
     }

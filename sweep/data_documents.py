@@ -22,7 +22,7 @@ from sweep.documents import (
 )
 
 _FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
-_PACKED = (".gz", ".zst", ".bz2", ".xz")
+_PACKED = (".gz", ".bz2", ".xz")
 
 
 def fingerprint(text: TextSet) -> dict[str, Any]:

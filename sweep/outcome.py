@@ -57,6 +57,7 @@ def make_record(
         code_sha256=env["code_sha256"],
         host=env["host"],
         data_sha256=data.sha256,
+        data_commits=data.commits,
         tokenizer_revision=data.tokenizer.revision,
         tokenizer_sha256=data.tokenizer.sha256,
         sources=sources_column(data, used),

@@ -206,6 +206,30 @@ def test_documents_are_read_from_any_local_files(kind, texts, tmp_path):
     assert list(documents(text, "main", skip=1)) == expected[1:]
 
 
+def test_a_dataset_of_the_hub_is_read_by_split(texts, tmp_path):
+    """A folder laid out as a hub dataset is, which `datasets` opens by the same call."""
+    write_jsonl(tmp_path / "data" / "train.jsonl", texts[:5])
+    write_jsonl(tmp_path / "data" / "test.jsonl", texts[5:7])
+    text = TextSet(name="a", dataset=str(tmp_path), split="test")
+    assert list(documents(text, "main")) == [t.encode() for t in texts[5:7]]
+    with pytest.raises(DataError, match="a: datasets can't open it"):
+        list(documents(replace(text, split="tset"), "main"))
+
+
+@pytest.mark.parametrize("packed", [".gz", ".bz2", ".xz"])
+def test_packed_json_lines_are_read(packed, texts, tmp_path):
+    import bz2
+    import gzip
+    import lzma
+
+    pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[packed]
+    plain = write_jsonl(tmp_path / "plain.jsonl", texts[:5]).read_bytes()
+    path = tmp_path / f"a.jsonl{packed}"
+    path.write_bytes(pack(plain))
+    expected = [t.encode() for t in texts[:5]]
+    assert list(documents(TextSet(name="a", path=str(path)), "main")) == expected
+
+
 @pytest.mark.parametrize(
     ("content", "column", "message"),
     [

@@ -232,6 +232,7 @@ def test_a_rerun_gives_the_recorded_losses_of_every_set(sweep, place, command, t
     code, out, err = command("run", *words, f"cell={cell}")
     assert code == 0, err
     assert "equal to the bit" in out
+    assert re.search(r"far: \d\.\d{6} ± \S+ nats/token, \d\.\d{4} ± \S+ bits/byte on 4,096", out)
     again = read_records(sweep.records)
     both = again.loc[again["cell_id"] == cell, "val_sets"].tolist()
     assert len(both) == 2
