@@ -157,13 +157,13 @@ def _summary(name: str, progress: _Progress, width: int) -> str:
 
 def chunks(spec: BuildSpec, progress: _Progress, total: int | None) -> Iterator[Chunk]:
     """Cut documents and gather about a megabyte of them at a time."""
-    for k in range(progress.stream, len(spec.streams)):
+    first, skip = progress.stream, progress.documents  # progress moves on while this is read
+    for k in range(first, len(spec.streams)):
         stream = spec.streams[k]
         longest = split.BLOCK_BYTES
         if total is not None and 0 < stream.held_out < 1:
             longest = split.block_bytes(total, stream.held_out)
-        done = progress.documents if k == progress.stream else 0
-        empty = Chunk([], [], k, done, dict.fromkeys(_COUNTED, 0), 0)
+        empty = Chunk([], [], k, skip if k == first else 0, dict.fromkeys(_COUNTED, 0), 0)
         yield from _chunks_of(stream, progress.commits[k], longest, empty)
 
 
@@ -246,6 +246,7 @@ def _finish(
 ) -> None:
     """Check, describe and put in place."""
     if not progress.size["validation"] or (spec.trains and not progress.size["train"]):
+        shutil.rmtree(part)
         raise DataError(
             f"{spec.name} has {sum(progress.text.values()):,} bytes of text in "
             f"{progress.counts['documents']:,} documents, too little for what is asked of it: give "

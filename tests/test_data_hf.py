@@ -318,6 +318,32 @@ def test_a_build_goes_on_where_it_was_stopped(jsonl, encoder, tmp_path, monkeypa
     assert not list(tmp_path.glob(".part-*"))
 
 
+@pytest.mark.parametrize("stops_at", [2, 9, 16])
+def test_a_validation_split_of_its_own_is_judged_on_whole(
+    stops_at, encoder, texts, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(data_build, "_CHUNK_BYTES", 2048)
+    monkeypatch.setattr(data_build, "_NOTE_SECONDS", 0.0)
+    train = TextSet(name="a", path=str(write_jsonl(tmp_path / "train.jsonl", texts[:-20])))
+    held = TextSet(name="a", path=str(write_jsonl(tmp_path / "test.jsonl", texts[-20:])))
+    spec = BuildSpec("a", (Stream(train, 0.0), Stream(held, 1.0)), encoder.id.sha256)
+    plain, calls = data_build._write, []
+
+    def stops(*args):
+        calls.append(1)
+        if len(calls) == stops_at:
+            raise KeyboardInterrupt
+        plain(*args)
+
+    monkeypatch.setattr(data_build, "_write", stops)
+    with pytest.raises(KeyboardInterrupt):
+        build(spec, lambda: encoder, tmp_path, quiet, workers=1)
+    tokens = open_tokens(build(spec, lambda: encoder, tmp_path, quiet), verify=True)
+    for shard, part in ((tokens.train, texts[:-20]), (tokens.validation, texts[-20:])):
+        expected = encoder.encode([t.encode() for t in part], count_bytes=False).ids
+        assert np.array_equal(shard, expected)
+
+
 _CHILD = (
     "import sys; from pathlib import Path\n"
     "from sweep import data_build; from sweep.data_build import BuildSpec, Stream, build\n"
@@ -411,7 +437,7 @@ def test_too_little_text_is_refused_and_nothing_is_left(encoder, tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", ["one short text"])
     with pytest.raises(DataError, match="too little for what is asked of it: give it more text"):
         build(spec_of(path, encoder), lambda: encoder, tmp_path, quiet)
-    assert not list(tmp_path.glob("books-*"))
+    assert [p.name for p in tmp_path.glob("*books*") if p.is_dir()] == []
 
 
 def test_a_corpus_is_never_all_in_memory(encoder, texts, tmp_path, monkeypatch):
