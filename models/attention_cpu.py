@@ -1,7 +1,7 @@
 """Torch's flash attention for CPUs, kept away from the settings under which it is slow.
 
 Under torch.set_float32_matmul_precision('medium'), and in bfloat16, its many small products take
-paths made for large ones: forward and backward were measured 1.2 to 10 times slower (LOG.md). So
+paths made for large ones: forward and backward were measured 1.3 to 9 times slower (LOG.md). So
 its arithmetic is always float32 (or float64) in the 'highest' mode, forward and backward.
 """
 
