@@ -33,7 +33,7 @@ def drive(text_folder, shards, folder, runs: dict[str, dict]) -> dict[str, dict]
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return dict(zip(runs, map(json.loads, done.stdout.splitlines()), strict=True))
