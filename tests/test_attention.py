@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.attention import attention, attention_version, borders, choose_attention, only
-from models.kernel_rules import NEEDS, Place, choose, why_not
 from models.config import Attention
+from models.kernel_rules import NEEDS, Place, choose, why_not
 
 ON_CPU = [Attention.CPU_FLASH, Attention.REFERENCE]
 A100 = Place(device="cuda", dtype="bfloat16", capability=(8, 0))
