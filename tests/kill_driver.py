@@ -30,7 +30,7 @@ class NoisyGPT(train.GPT):
     """A model that draws from torch's generator, as dropout would."""
 
     def hidden(self, tokens_BT: torch.Tensor, document_BT=None) -> torch.Tensor:
-        """What the head multiplies, with noise."""
+        """Add noise to what the head multiplies."""
         x_BTC = super().hidden(tokens_BT, document_BT)
         return x_BTC + 0.1 * torch.randn(x_BTC.shape)
 
