@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers_cells import CPU
@@ -213,14 +214,13 @@ def test_a_launcher_that_is_gone_is_waited_for_and_one_that_lives_is_not(tmp_pat
 def test_a_worker_that_can_not_start_fails_the_launch_and_no_cell(
     text_folder, tmp_path, command, monkeypatch
 ):
-    monkeypatch.setenv("PYTHONHOME", "")
-    monkeypatch.setattr(launch.sys, "executable", "/bin/false")
+    monkeypatch.setattr(launch, "sys", SimpleNamespace(executable="/bin/false"))
     words = tiny_grid(tmp_path / "root", text_folder)
     folder = SweepFolder(tmp_path / "root", "tiny")
     code, out, err = command("launch", *words)
     assert (code, err) == (1, "")
     assert "no worker could start: exit status 1: it said nothing" in out
-    assert "worker-0.log" in out
+    assert "logs/worker-" in out
     assert not folder.records.exists()
     assert not list(folder.path.glob("cells/*"))
 
