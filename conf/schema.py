@@ -30,6 +30,8 @@ class GridConf:
     """Each cell is trained once for each seed."""
     tolerance: float = 0.01
     """Largest |C_spent / C - 1| after rounding D to whole steps."""
+    probe: bool = True
+    """Whether cells with other learning rates, batches and seeds test the recipe."""
 
 
 @dataclass
@@ -58,6 +60,20 @@ class ModelConf:
     """rotary or learned."""
     tied: bool = False
     """Whether the head shares the embedding's weights."""
+    norm: str = "layernorm"
+    """layernorm or rmsnorm, both with gains and without biases."""
+    mlp: str = "gelu"
+    """gelu, swiglu or relu2; swiglu's width is 8/3 d_model, the others' 4 d_model."""
+    n_kv_head: int | None = None
+    """Heads of keys and values of every size (GQA); must divide each n_head. null: n_head."""
+    qk_norm: bool = False
+    """Whether queries and keys are brought to unit rms, times gains, before the rotation."""
+    z_loss: float = 0.0
+    """Weight of the mean of log(Z)^2 in what training minimises; validation leaves it out."""
+    init: str = "zero_out"
+    """zero_out, fan_in or gpt2: how the weights are drawn."""
+    init_scale: float = 1.0
+    """Factor on the standard deviation of every draw."""
 
 
 @dataclass
@@ -65,7 +81,7 @@ class RecipeConf:
     """How to train: a rule for lr and batch, and constants."""
 
     rule: str = MISSING
-    """fixed (takes lr and batch_rows below) or demo (gives them)."""
+    """fixed takes lr and batch_rows below; demo, porian, steplaw, deepseek and marin give them."""
     lr: float | None = None
     """fixed: peak learning rate of matrices."""
     lr_embedding: float | None = None
@@ -73,23 +89,67 @@ class RecipeConf:
     batch_rows: int | None = None
     """fixed: sequences of one optimizer step."""
     schedule: str = "wsd"
-    """wsd (constant, then 1 - sqrt), cosine, linear or constant; after a linear warm-up."""
-    warmup_share: float = 0.05
-    """Share of the steps that warm up, at most .1."""
-    decay_share: float = 0.2
-    """wsd: share of the steps that decay."""
-    lr_floor: float = 0.0
-    """Learning rate at the end, as a share of the peak."""
+    """wsd (constant, then 1 - sqrt), wsd_linear, cosine, linear or constant; after a warm-up."""
+    warmup_share: float | None = None
+    """Share of the steps that warm up, at most .1; null: the rule's, else .05."""
+    decay_share: float | None = None
+    """wsd, wsd_linear: share of the steps that decay; null: .2."""
+    lr_floor: float | None = None
+    """Learning rate at the end, as a share of the peak; null: the rule's, else 0."""
     beta1: float = 0.9
     """AdamW beta1."""
-    beta2: float = 0.95
-    """AdamW beta2."""
-    eps: float = 1e-8
-    """AdamW epsilon."""
+    beta2: float | None = None
+    """AdamW beta2; null: the rule's, else .95."""
+    eps: float | None = None
+    """AdamW epsilon; null: the rule's, else 1e-8."""
     weight_decay: float = 0.1
     """AdamW weight decay of matrices; embeddings and norms have none."""
     grad_clip: float = 1.0
     """Largest gradient norm."""
+
+
+@dataclass
+class SourceConf:
+    """One source of a mixture; path or dataset."""
+
+    name: str = MISSING
+    """Name in the results."""
+    weight: float = 1.0
+    """Share of training tokens, beside the other sources' weights."""
+    path: str | None = None
+    """File or folder: parquet, JSON lines, or text files."""
+    dataset: str | None = None
+    """Dataset of the hub."""
+    subset: str | None = None
+    """Subset (configuration) of the dataset."""
+    split: str | None = None
+    """Split of the dataset, such as train."""
+    validation_split: str | None = None
+    """Split of the dataset to validate on; null: text is held out of split."""
+    text_column: str = "text"
+    """Column with the text."""
+    revision: str = "main"
+    """Commit, branch or tag of the dataset; of files, a word of yours."""
+
+
+@dataclass
+class EvalConf:
+    """An extra set to judge each cell on; path or dataset."""
+
+    name: str = MISSING
+    """Name in the results: loss_<name>."""
+    path: str | None = None
+    """File or folder: parquet, JSON lines, or text files."""
+    dataset: str | None = None
+    """Dataset of the hub."""
+    subset: str | None = None
+    """Subset (configuration) of the dataset."""
+    split: str | None = None
+    """Split of the dataset, such as test."""
+    text_column: str = "text"
+    """Column with the text."""
+    revision: str = "main"
+    """Commit, branch or tag of the dataset; of files, a word of yours."""
 
 
 @dataclass
@@ -99,13 +159,29 @@ class DataConf:
     name: str = MISSING
     """Name in the records and the cell id."""
     source: str = MISSING
-    """english (the embedded corpus) or text_folder (any folder of text files)."""
+    """english (the embedded corpus), text_folder (a folder of text files) or hf (anything)."""
     revision: str = "1"
     """Revision in the records and the cell id: change it when the data changes."""
     tokenizer: str = "bytes256"
-    """bytes256 (a token is a byte) or bytes128 (126 frequent bytes, other, end)."""
+    """bytes256, bytes128; hf: also a tokenizer of transformers, by folder or hub name."""
+    tokenizer_revision: str | None = None
+    """hf: commit, branch or tag of a tokenizer of the hub."""
+    document_mask: bool = False
+    """Whether attention stays within a document, in training and in validation."""
     path: str | None = None
-    """text_folder: the folder."""
+    """text_folder: the folder; hf: a file or folder of parquet, JSON lines or text."""
+    dataset: str | None = None
+    """hf: dataset of the hub; data.revision is its commit, branch or tag."""
+    subset: str | None = None
+    """hf: subset (configuration) of the dataset."""
+    split: str | None = None
+    """hf: split of the dataset, such as train."""
+    validation_split: str | None = None
+    """hf: split of the dataset to validate on; null: text is held out of split."""
+    text_column: str = "text"
+    """hf: column with the text."""
+    sources: list[SourceConf] = field(default_factory=list)
+    """hf: several sources, mixed by weight, in place of the one above."""
     validation_share: float = 0.06
     """Share of the text held out for validation."""
     val_tokens: int = 262_144
@@ -114,6 +190,10 @@ class DataConf:
     """Tokens of the small validation along the way."""
     max_epochs: float = 1.0
     """A plan whose largest D needs more passes over the text is refused."""
+    cache: str | None = None
+    """Folder of each node's own disk to which shards are copied once; null: read where they are."""
+    workers: int | None = None
+    """hf, eval: processes that tokenise; null: one a core."""
 
 
 @dataclass
@@ -137,9 +217,22 @@ class HardwareConf:
     dtype: str = "float32"
     """Of the forward pass: float32 or bfloat16; weights and loss are float32 always."""
     attention: str = "auto"
-    """auto, cpu_flash, sdpa_flash, sdpa_cudnn, sdpa_efficient or reference."""
+    """auto, or one of cpu_flash, sdpa_flash, sdpa_cudnn, sdpa_efficient, sdpa_fa3, sdpa_fa4, fa2,
+    fa3, fa4 and reference."""
+    cross_entropy: str = "chunked"
+    """chunked (never all logits at once), plain, or liger (its Triton kernel, on a GPU)."""
     threads: int = 1
-    """CPU threads of a worker."""
+    """CPU threads of a process."""
+    ranks: int = 1
+    """Processes that train one cell together, one device each; the batch is split among them."""
+    micro_rows: int | None = None
+    """Sequences of one forward pass of one rank; null: as many as fit in memory."""
+    compile: str = "auto"
+    """torch.compile: auto (on a GPU), true or false."""
+    deterministic: bool = False
+    """GPU: only algorithms that give the same bits again, which are slower. A CPU has no others."""
+    memory_bytes: float | None = None
+    """Memory of one device, bytes: cells whose replica does not fit are left out. null: unknown."""
     devices: int = 1
     """Cells that the plan assumes are trained at once."""
     flops_per_second: float = MISSING
@@ -168,6 +261,8 @@ class FitConf:
     """Level of every interval."""
     N: str = "flops"
     """Own sweeps: which N enters the laws: flops, total, non_embedding or matmul."""
+    loss: str | None = None
+    """Own sweeps: fit the loss on this set, of eval= or of data.sources; null: on all sources."""
     fix: dict[str, float] = field(default_factory=dict)
     """Constants that are not fitted, e.g. fit.fix.E=1.69."""
     targets: list[float] | None = None
@@ -206,6 +301,8 @@ class RunConf:
     """Evaluations on the small validation set along the way."""
     checkpoint_seconds: float = 20.0
     """Seconds between checkpoints."""
+    keep_checkpoints: str = "last"
+    """What stays of a recorded attempt: none, last (its end) or all (one an evaluation)."""
 
 
 @dataclass
@@ -232,6 +329,8 @@ class AppConf:
     model: ModelConf = field(default_factory=ModelConf)
     recipe: RecipeConf = field(default_factory=RecipeConf)
     data: DataConf = field(default_factory=DataConf)
+    eval: list[EvalConf] = field(default_factory=list)
+    """Extra sets to judge each cell on at its end."""
     cluster: ClusterConf = field(default_factory=ClusterConf)
     hardware: HardwareConf = field(default_factory=HardwareConf)
     fit: FitConf = field(default_factory=FitConf)

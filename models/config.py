@@ -1,4 +1,4 @@
-"""The shape of a model: everything that decides its parameters and FLOPs, and nothing else."""
+"""A model as data: the shape of one size, and the choices that a ladder shares. Imports no torch."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,23 +11,59 @@ class Positions(StrEnum):
     LEARNED = "learned"
 
 
+class Norm(StrEnum):
+    """What a block does to its input: gain x (x - mean) / sd, or gain x x / rms. No bias."""
+
+    LAYERNORM = "layernorm"
+    RMSNORM = "rmsnorm"
+
+
+class MLP(StrEnum):
+    """Feed-forward layer of a block; what makes their sizes comparable: `GPTConfig.mlp_width`."""
+
+    GELU = "gelu"  # exact
+    SWIGLU = "swiglu"  # Shazeer 2020, arXiv:2002.05202
+    RELU2 = "relu2"  # So et al. 2021, arXiv:2109.08668
+
+
+class Init(StrEnum):
+    """How the weights are drawn; `GPT.init_weights` has the formulas."""
+
+    ZERO_OUT = "zero_out"
+    FAN_IN = "fan_in"
+    GPT2 = "gpt2"
+
+
 class Attention(StrEnum):
-    """Implementations of causal attention."""
+    """Implementations of causal attention; what each needs: models/kernel_rules.py."""
 
     CPU_FLASH = "cpu_flash"
     SDPA_FLASH = "sdpa_flash"
     SDPA_CUDNN = "sdpa_cudnn"
     SDPA_EFFICIENT = "sdpa_efficient"
+    SDPA_FA3 = "sdpa_fa3"  # the package's kernels in the place of torch's own
+    SDPA_FA4 = "sdpa_fa4"
+    FA2 = "fa2"  # the package called directly
+    FA3 = "fa3"
+    FA4 = "fa4"
     REFERENCE = "reference"
+
+
+class CrossEntropy(StrEnum):
+    """Implementations of the loss; none changes what is asked of a cell."""
+
+    CHUNKED = "chunked"  # plain where all logits are few
+    PLAIN = "plain"
+    LIGER = "liger"  # a Triton kernel
 
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
-    """Shape of one size of the ladder.
+    """One size of the ladder: its shape, and the choices that all sizes share.
 
     Raises:
-        ValueError: a size is not positive, the heads do not divide the width, or rotary
-            positions are asked for with an odd head.
+        ValueError: a size is not positive, heads do not divide what they share, rotary positions
+            are asked for with an odd head, or a coefficient is out of range.
     """
 
     n_layer: int
@@ -37,23 +73,40 @@ class GPTConfig:
     seq_len: int
     positions: Positions = Positions.ROTARY
     tied: bool = False
+    n_kv_head: int | None = None  # None: n_head, every query head has a key of its own
+    norm: Norm = Norm.LAYERNORM
+    mlp: MLP = MLP.GELU
+    qk_norm: bool = False
+    z_loss: float = 0.0
+    init: Init = Init.ZERO_OUT
+    init_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("n_layer", "d_model", "n_head", "vocab_size", "seq_len"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.d_model % self.n_head:
-            divisors = [h for h in range(1, self.d_model + 1) if self.d_model % h == 0]
-            near = sorted(divisors, key=lambda h: abs(h - self.n_head))[:3]
             raise ValueError(
                 f"n_head={self.n_head} does not divide d_model={self.d_model}; "
-                f"n_head may be {', '.join(map(str, sorted(near)))}"
+                f"n_head may be {_near_divisors(self.d_model, self.n_head)}"
             )
         if self.positions is Positions.ROTARY and self.head_dim % 2:
             raise ValueError(
                 f"d_model={self.d_model} over n_head={self.n_head} gives head_dim={self.head_dim}; "
                 "rotary positions turn pairs, so head_dim must be even"
             )
+        if self.n_kv_head == self.n_head:  # the same computation has the same id
+            object.__setattr__(self, "n_kv_head", None)
+        if self.kv_heads < 1 or self.n_head % self.kv_heads:
+            raise ValueError(
+                f"n_kv_head={self.n_kv_head} does not divide n_head={self.n_head}; "
+                f"n_kv_head may be {_near_divisors(self.n_head, self.kv_heads)}"
+            )
+        for name, low, high in (("z_loss", 0.0, 1.0), ("init_scale", 1e-3, 1e3)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(
+                    f"{name}={getattr(self, name):g} must lie between {low:g} and {high:g}"
+                )
 
     @property
     def head_dim(self) -> int:
@@ -61,6 +114,27 @@ class GPTConfig:
         return self.d_model // self.n_head
 
     @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values, G; each serves n_head / G query heads."""
+        return self.n_head if self.n_kv_head is None else self.n_kv_head
+
+    @property
+    def mlp_width(self) -> int:
+        """Numbers between the two matrices of an MLP, f.
+
+        4 d for two matrices. SwiGLU has three, so 8/3 d rounded to the nearest multiple of 8 (a
+        tie upwards; at least 8): its 3 d f parameters are within 12 d of the 8 d^2 of the others.
+        """
+        if self.mlp is MLP.SWIGLU:
+            return max(8, (8 * self.d_model + 12) // 24 * 8)
+        return 4 * self.d_model
+
+    @property
     def size_id(self) -> str:
         """Shape in words; cells that share it share a model size."""
         return f"L{self.n_layer}-d{self.d_model}-h{self.n_head}"
+
+
+def _near_divisors(n: int, to: int) -> str:
+    divisors = [h for h in range(1, n + 1) if n % h == 0]
+    return ", ".join(map(str, sorted(sorted(divisors, key=lambda h: abs(h - to))[:3])))

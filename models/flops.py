@@ -7,7 +7,7 @@ arXiv:2406.19146), so a count never travels without its convention.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from models.config import GPTConfig, Positions
+from models.config import MLP, GPTConfig, Positions
 
 
 class FlopRule(StrEnum):
@@ -27,8 +27,8 @@ class ParamCount:
     embedding: int  # V d, a lookup: no FLOPs
     positions: int  # T d where learned
     head: int  # V d, a matmul; a tied head shares the embedding's parameters
-    matrices: int  # 12 L d^2: qkv 3, out 1, MLP 8
-    gains: int  # (2 L + 1) d, LayerNorm without bias
+    matrices: int  # of the layers: queries, keys, values, out, MLP
+    gains: int  # (2 L + 1) d of the norms; 2 K a layer with QK-norm
     tied: bool
 
     @property
@@ -49,14 +49,21 @@ class ParamCount:
 
 
 def count_params(cfg: GPTConfig) -> ParamCount:
-    """Count the parameters of a shape."""
+    """Count the parameters of a shape.
+
+    A layer's matrices: d^2 for queries and for out, d G K each for keys and values (G heads of
+    width K), and d f for each of an MLP's two matrices (three in SwiGLU; f is cfg.mlp_width).
+    """
     L, d, V, T = cfg.n_layer, cfg.d_model, cfg.vocab_size, cfg.seq_len
+    attention = 2 * d * d + 2 * d * cfg.kv_heads * cfg.head_dim
+    mlp = (3 if cfg.mlp is MLP.SWIGLU else 2) * d * cfg.mlp_width
+    qk_gains = 2 * cfg.head_dim if cfg.qk_norm else 0
     return ParamCount(
         embedding=V * d,
         positions=T * d if cfg.positions is Positions.LEARNED else 0,
         head=V * d,
-        matrices=12 * L * d * d,
-        gains=(2 * L + 1) * d,
+        matrices=L * (attention + mlp),
+        gains=(2 * L + 1) * d + L * qk_gains,
         tied=cfg.tied,
     )
 
@@ -64,10 +71,11 @@ def count_params(cfg: GPTConfig) -> ParamCount:
 def flops_per_token(cfg: GPTConfig, rule: FlopRule) -> float:
     """Training FLOPs per token, at sequences of cfg.seq_len.
 
-    palm: 6 N_matmul + 12 L H K T (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
-    palm_causal: the same with half of the attention term. 6nd: 6 N_total. kaplan:
-    6 N_non_embedding. chinchilla: Hoffmann et al. 2022 (arXiv:2203.15556), appendix F as
-    printed, the vocabulary terms in.
+    palm: 6 N_matmul + 12 L H K T (Chowdhery et al. 2022, arXiv:2204.02311, appendix B). Every
+    query head reads all T keys whatever the number of key heads, and a mask across documents
+    saves nothing in this count. palm_causal: the same with half of the attention term. 6nd:
+    6 N_total. kaplan: 6 N_non_embedding. chinchilla: Hoffmann et al. 2022 (arXiv:2203.15556),
+    appendix F as printed, the vocabulary terms in.
     """
     N = count_params(cfg)
     scores = 12 * cfg.n_layer * cfg.d_model * cfg.seq_len  # H K = d_model
@@ -88,11 +96,14 @@ def flops_per_token(cfg: GPTConfig, rule: FlopRule) -> float:
 def chinchilla_layers_forward(cfg: GPTConfig) -> int:
     """Forward FLOPs per token of all layers, Hoffmann et al. 2022, appendix F.
 
-    Per layer: 6dq (qkv) + 2Tq (logits) + 3HT (softmax) + 2Tq (reduction) + 2qd (out) + 4df
-    (MLP), with q = heads x kv_size = d and f = 4d here.
+    Per layer: 2d(q + 2k) (queries, keys, values) + 2Tq (logits) + 3HT (softmax) + 2Tq (reduction)
+    + 2qd (out) + 4df (MLP), with q = H K = d and k = G K, which the paper has equal. SwiGLU, which
+    the paper does not have, counts 6df: 2df for each matrix, as for the others.
     """
     d, T, H = cfg.d_model, cfg.seq_len, cfg.n_head
-    return cfg.n_layer * (8 * d * d + 4 * T * d + 3 * H * T + 16 * d * d)
+    k = cfg.kv_heads * cfg.head_dim
+    mlp = (6 if cfg.mlp is MLP.SWIGLU else 4) * d * cfg.mlp_width
+    return cfg.n_layer * (2 * d * (d + 2 * k) + 2 * d * d + 4 * T * d + 3 * H * T + mlp)
 
 
 def N_flops(cfg: GPTConfig, rule: FlopRule) -> float:

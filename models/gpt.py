@@ -1,35 +1,49 @@
 """A lean decoder-only transformer: the one architecture every cell of the grid trains.
 
-Pre-norm, LayerNorm without bias, rotary positions, exact GELU, MLP x4, no biases, no dropout.
+Pre-norm, no biases, no dropout; positions, norms, MLP, heads and start are the config's.
 
-Shape suffixes: B batch, T sequence, C d_model, H heads, K head_dim, V vocabulary.
+Shape suffixes: B rows, T tokens of a row, C d_model, H heads, G heads of keys and values,
+K head_dim, V vocabulary.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import attention
-from models.config import Attention, GPTConfig, Positions
+from models.attention import Borders, attention, borders
+from models.config import MLP, Attention, CrossEntropy, GPTConfig, Init, Norm, Positions
+from models.loss import Loss, mean_loss, token_losses
+
+_EPS = 1e-5  # of every norm
 
 
 class SelfAttention(nn.Module):
-    """Causal multi-head self-attention."""
+    """Causal self-attention; with QK-norm, queries and keys of a head have unit rms x gain."""
 
     def __init__(self, cfg: GPTConfig, implementation: Attention) -> None:
         super().__init__()
-        self.n_head, self.implementation = cfg.n_head, implementation
-        self.qkv = nn.Linear(cfg.d_model, 3 * cfg.d_model, bias=False)
+        self.implementation, self.head_dim = implementation, cfg.head_dim
+        self.heads = (cfg.n_head, cfg.kv_heads)
+        width = (cfg.n_head + 2 * cfg.kv_heads) * cfg.head_dim
+        self.qkv = nn.Linear(cfg.d_model, width, bias=False)
         self.out = nn.Linear(cfg.d_model, cfg.d_model, bias=False)
+        self.qk_norm = cfg.qk_norm
+        if cfg.qk_norm:
+            self.q_norm = nn.RMSNorm(cfg.head_dim, eps=_EPS)
+            self.k_norm = nn.RMSNorm(cfg.head_dim, eps=_EPS)
 
-    def forward(self, x_BTC: Tensor, turn_TK: Tensor | None) -> Tensor:
-        """(B, T, C) -> (B, T, C); `turn_TK` holds the rotary turns."""
-        qkv_BT3HK = self.qkv(x_BTC).unflatten(-1, (3, self.n_head, -1))
-        qk, v = qkv_BT3HK.split((2, 1), dim=2)  # the backward of a slice would fill zeros
-        if turn_TK is not None:
-            qk = rotate(qk, turn_TK)
-        q_BTHK, k_BTHK = qk.unbind(2)
-        return self.out(attention(q_BTHK, k_BTHK, v.squeeze(2), self.implementation).flatten(-2))
+    def forward(self, x_BTC: Tensor, turn_TK2: Tensor | None, within: Borders | None) -> Tensor:
+        """(B, T, C) -> (B, T, C); `turn_TK2` holds the rotary turns."""
+        H, G = self.heads
+        heads = self.qkv(x_BTC).unflatten(-1, (-1, self.head_dim))
+        qk, v = heads.split((H + G, G), dim=2)  # the backward of a slice would fill zeros
+        if self.qk_norm:
+            q, k = qk.split((H, G), dim=2)
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=2).type_as(v)
+        if turn_TK2 is not None:
+            qk = rotate(qk, turn_TK2)
+        q, k = qk.split((H, G), dim=2)
+        return self.out(attention(q, k, v, self.implementation, within).flatten(-2))
 
 
 class Block(nn.Module):
@@ -37,74 +51,153 @@ class Block(nn.Module):
 
     def __init__(self, cfg: GPTConfig, implementation: Attention) -> None:
         super().__init__()
-        self.norm_1 = nn.LayerNorm(cfg.d_model, bias=False)
+        self.mlp = cfg.mlp
+        up = (2 if cfg.mlp is MLP.SWIGLU else 1) * cfg.mlp_width
+        self.norm_1 = make_norm(cfg)
         self.attn = SelfAttention(cfg, implementation)
-        self.norm_2 = nn.LayerNorm(cfg.d_model, bias=False)
-        self.up = nn.Linear(cfg.d_model, 4 * cfg.d_model, bias=False)
-        self.down = nn.Linear(4 * cfg.d_model, cfg.d_model, bias=False)
+        self.norm_2 = make_norm(cfg)
+        self.up = nn.Linear(cfg.d_model, up, bias=False)
+        self.down = nn.Linear(cfg.mlp_width, cfg.d_model, bias=False)
 
-    def forward(self, x_BTC: Tensor, turn_TK: Tensor | None) -> Tensor:
+    def forward(self, x_BTC: Tensor, turn_TK2: Tensor | None, within: Borders | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x_BTC = x_BTC + self.attn(self.norm_1(x_BTC), turn_TK)
-        return x_BTC + self.down(F.gelu(self.up(self.norm_2(x_BTC))))
+        x_BTC = x_BTC + self.attn(self.norm_1(x_BTC), turn_TK2, within)
+        return x_BTC + self.down(self._bend(self.up(self.norm_2(x_BTC))))
+
+    def _bend(self, x: Tensor) -> Tensor:
+        match self.mlp:
+            case MLP.GELU:
+                return F.gelu(x)
+            case MLP.RELU2:
+                return F.relu(x).square()
+            case MLP.SWIGLU:
+                gate, value = x.chunk(2, dim=-1)
+                return F.silu(gate) * value
 
 
 class GPT(nn.Module):
-    """Token ids to logits. `init_weights(seed)` makes the start of training."""
+    """Token ids to logits or losses. `init_weights(seed)` makes the start of training."""
 
-    def __init__(self, cfg: GPTConfig, implementation: Attention) -> None:
+    def __init__(
+        self,
+        cfg: GPTConfig,
+        implementation: Attention,
+        cross_entropy: CrossEntropy = CrossEntropy.CHUNKED,
+    ) -> None:
         super().__init__()
-        self.cfg = cfg
+        self.cfg, self.implementation, self.cross_entropy = cfg, implementation, cross_entropy
         self.embed = nn.Embedding(cfg.vocab_size, cfg.d_model)
         learned = cfg.positions is Positions.LEARNED
         self.positions = nn.Embedding(cfg.seq_len, cfg.d_model) if learned else None
         self.blocks = nn.ModuleList(Block(cfg, implementation) for _ in range(cfg.n_layer))
-        self.norm = nn.LayerNorm(cfg.d_model, bias=False)
+        self.norm = make_norm(cfg)
         self.head = nn.Linear(cfg.d_model, cfg.vocab_size, bias=False)
         if cfg.tied:
             self.head.weight = self.embed.weight
         if not learned:
-            turn_TK = rotary(cfg.seq_len, cfg.head_dim)
-            self.register_buffer("turn_TK", turn_TK, persistent=False)
+            turn_TK2 = rotary(cfg.seq_len, cfg.head_dim)
+            self.register_buffer("turn_TK2", turn_TK2, persistent=False)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        """(B, T) token ids -> (B, T, V) logits, float32."""
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        document_BT: Tensor | None = None,
+        targets_BT: Tensor | None = None,
+    ) -> Tensor | Loss:
+        """Logits, or the loss of targets without ever holding all logits.
+
+        Args:
+            tokens_BT: token ids.
+            document_BT: number of each token's document in its row; attention stays within one.
+                None: a token sees all earlier ones of its row.
+            targets_BT: ids of the next tokens.
+
+        Returns:
+            (B, T, V) logits, float32; or, with targets, `Loss`.
+        """
+        x_BTC = self.hidden(tokens_BT, document_BT)
+        if targets_BT is None:
+            return self.head(x_BTC).float()
+        head_VC, z_loss = self.head.weight, self.cfg.z_loss
+        return mean_loss(x_BTC, head_VC, targets_BT, z_loss, self.cross_entropy)
+
+    def token_losses(
+        self, tokens_BT: Tensor, targets_BT: Tensor, document_BT: Tensor | None = None
+    ) -> Tensor:
+        """-log p of every target, (B, T) nats, float32; no z-loss: this is what evaluation reads."""
+        return token_losses(self.hidden(tokens_BT, document_BT), self.head.weight, targets_BT)
+
+    def hidden(self, tokens_BT: Tensor, document_BT: Tensor | None = None) -> Tensor:
+        """(B, T) token ids -> (B, T, C), what the head multiplies."""
         T = tokens_BT.size(1)
+        within = None if document_BT is None else borders(document_BT, self.implementation)
         x_BTC = self.embed(tokens_BT)
-        turn_TK = self.turn_TK[:T] if self.positions is None else None
+        turn_TK2 = self.turn_TK2[:T] if self.positions is None else None
         if self.positions is not None:
             x_BTC = x_BTC + self.positions.weight[:T]
         for block in self.blocks:
-            x_BTC = block(x_BTC, turn_TK)
-        return self.head(self.norm(x_BTC)).float()
+            x_BTC = block(x_BTC, turn_TK2, within)
+        return self.norm(x_BTC)
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Draw matrices from N(0, 1/fan_in), tables from N(0, 1/d); layers' outputs start at zero.
+        """Draw the weights; gains are one. s is cfg.init_scale, d the width, L the layers.
 
-        A zero output makes every block the identity at first, whatever the depth. The draw comes
-        from one CPU generator in the order of the modules, so it depends on the seed alone.
+        - zero_out: tables from N(0, s^2/d), matrices from N(0, s^2/fan_in), the last matrix of each
+          attention and MLP zero: every block is the identity at first, whatever the depth.
+        - fan_in: the same, but those last matrices from N(0, s^2/fan_in / 2L).
+        - gpt2: everything from N(0, (.02 s)^2), the last matrices from N(0, (.02 s)^2 / 2L)
+          (Radford et al. 2019, section 2.3).
+
+        The draw comes from one CPU generator in the order of the modules, so it depends on the
+        seed alone.
         """
         generator = torch.Generator().manual_seed(seed)
         for name, p in self.named_parameters():
             if p.ndim < 2:
                 p.fill_(1.0)
-            elif name.endswith(("out.weight", "down.weight")):
+                continue
+            sd = self._start_sd(name, p)
+            if sd == 0:
                 p.zero_()
             else:
-                draw = torch.empty(p.shape).normal_(0, p.size(1) ** -0.5, generator=generator)
-                p.copy_(draw)
+                p.copy_(torch.empty(p.shape).normal_(0, sd, generator=generator))
+
+    def _start_sd(self, name: str, p: Tensor) -> float:
+        init, scale = self.cfg.init, self.cfg.init_scale
+        sd = scale * (0.02 if init is Init.GPT2 else p.size(1) ** -0.5)
+        if not name.endswith(("out.weight", "down.weight")):
+            return sd
+        return 0.0 if init is Init.ZERO_OUT else sd * (2 * self.cfg.n_layer) ** -0.5
+
+
+def make_norm(cfg: GPTConfig) -> nn.Module:
+    """Make one norm over the width."""
+    if cfg.norm is Norm.RMSNORM:
+        return nn.RMSNorm(cfg.d_model, eps=_EPS)
+    return nn.LayerNorm(cfg.d_model, eps=_EPS, bias=False)
 
 
 def rotary(seq_len: int, head_dim: int, base: float = 10_000.0) -> Tensor:
-    """(T, 1, 1, K/2) unit complex numbers e^(i t f), RoFormer (arXiv:2104.09864), eq. 15."""
+    """(T, 1, K/2, 2) cosines and sines of t f, RoFormer (arXiv:2104.09864), eq. 15."""
     freq = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     angle = torch.outer(torch.arange(seq_len, dtype=torch.float64), freq)
     turn = torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
-    return turn.view(seq_len, 1, 1, head_dim // 2)
+    return torch.view_as_real(turn).view(seq_len, 1, head_dim // 2, 2)
 
 
-def rotate(x: Tensor, turn_TK: Tensor) -> Tensor:
-    """Turn neighbouring pairs of the last dimension of (B, T, 2, H, K), one product a pair."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turn_TK).flatten(-2).type_as(x)
+def rotate(x: Tensor, turn_TK2: Tensor, as_complex: bool | None = None) -> Tensor:
+    """Turn neighbouring pairs of the last dimension of (B, T, heads, K).
+
+    Args:
+        x: queries or keys.
+        turn_TK2: what `rotary` gives.
+        as_complex: as products of complex numbers, one pass and the fastest on a CPU. None: not on
+            a GPU, where torch.compile makes one kernel of the real form, and of complex none.
+    """
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if as_complex or (as_complex is None and not x.is_cuda):
+        turned = torch.view_as_complex(pairs) * torch.view_as_complex(turn_TK2)
+        return torch.view_as_real(turned).flatten(-2).type_as(x)
+    (a, b), (cos, sin) = pairs.unbind(-1), turn_TK2.unbind(-1)
+    return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2).type_as(x)

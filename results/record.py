@@ -1,17 +1,22 @@
 """One attempt at one cell, as a row: the only contract between training and analysis.
 
 The dataclass *is* the Arrow schema. Unknown is NaN (numbers) or None (text, flags), never 0 or -1.
+
+A column that is added later has a default, and files that lack it read as if they held that default.
+SCHEMA_VERSION changes when a version of this code could misread another's files; READABLE lists those
+that it reads.
 """
 
 import math
 import types
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, get_args, get_type_hints
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = ("1", "2")  # 1 lacks columns that now have a default
 NAN = math.nan
 
 _ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
@@ -28,6 +33,15 @@ class RecordStatus(StrEnum):
     @property
     def terminal(self) -> bool:
         return self is not RecordStatus.FAILED
+
+
+class Probe(StrEnum):
+    """How a cell that only probes the recipe differs from the cell that it probes."""
+
+    LR_HALF = "lr_half"
+    LR_DOUBLE = "lr_double"
+    BATCH_DOUBLE = "batch_double"
+    SEED = "seed"
 
 
 def _unit(text: str, default: Any = ...) -> Any:
@@ -71,7 +85,15 @@ class Record:
     seq_len: int = _unit("tokens of context")
     positions: str = _unit("rotary or learned")
     tied: bool = _unit("whether the head shares the embedding's weights")
+    n_kv_head: int | None = _unit("heads of keys and values, if fewer than n_head", None)
+    norm: str = _unit("layernorm or rmsnorm", "layernorm")
+    mlp: str = _unit("gelu, swiglu or relu2", "gelu")
+    qk_norm: bool = _unit("whether queries and keys are brought to unit rms", False)
+    z_loss: float = _unit("weight of the mean of log(Z)^2 in training", 0.0)
+    init: str = _unit("rule of the first weights: zero_out, fan_in or gpt2", "zero_out")
+    init_scale: float = _unit("factor on the standard deviation of every draw", 1.0)
     batch_tokens: int = _unit("tokens of one optimizer step")
+    batch_tokens_asked: float = _unit("tokens of a step by the rule, before whole sequences", NAN)
     steps: int = _unit("optimizer steps")
     recipe: str = _unit("rule that gave the training constants")
     recipe_outside_regime: str | None = _unit("how N, D or D/N leave the rule's regime", None)
@@ -87,28 +109,43 @@ class Record:
     weight_decay: float = _unit("AdamW weight decay of matrices")
     grad_clip: float = _unit("largest gradient norm")
     seed: int = _unit("seed of initial weights and of data order")
+    probe: str | None = _unit("how a probe differs from probe_of; it enters no fit", None)
+    probe_of: str | None = _unit("cell that a probe tests the recipe of", None)
     data: str = _unit("name of the data")
     data_revision: str = _unit("revision of the data")
     tokenizer: str = _unit("name of the tokenizer")
+    data_mix: str | None = _unit("share, name and revision of each source, if several", None)
+    document_mask: bool | None = _unit("whether attention stays within a document", None)
 
     # what was measured
     val_loss: float = _unit("final loss on the whole validation set, nats per token", NAN)
     val_loss_se: float = _unit("standard error of val_loss over validation rows, nats/token", NAN)
     val_tokens: int | None = _unit("validation tokens behind val_loss", None)
     bpb: float = _unit("bits per byte of the validation text, before any mapping", NAN)
+    bpb_se: float = _unit("standard error of bpb, bits per byte", NAN)
+    val_sets: str | None = _unit("JSON: loss, bpb, their errors, tokens of each set by name", None)
+    sources: str | None = _unit("JSON: tokens, unique tokens, epochs of each source by name", None)
+    train_val_gap: float = _unit("val_loss - train_loss, nats per token", NAN)
     train_loss: float = _unit("mean training loss of the last tenth of the steps, nats/token", NAN)
     eval_loss_last_k: float = _unit("mean of the last evaluations on the small set", NAN)
     tokens_per_second: float = _unit("training throughput at the median step", NAN)
     mfu: float = _unit("steady: PaLM FLOP/s over the datasheet peak", NAN)
     mfu_whole_run: float = _unit("as mfu, over the training seconds of the whole run", NAN)
     mfu_of_measured_peak: float = _unit("PaLM FLOP/s over a matmul peak measured here", NAN)
-    micro_batch: int | None = _unit("sequences of one forward pass", None)
+    suspect: str | None = _unit("utilisations above 1: a peak or a clock is wrong", None)
+    micro_batch: int | None = _unit("sequences of one forward pass of one rank", None)
     peak_memory_bytes: float = _unit("largest memory of the process or device, bytes", NAN)
     train_seconds: float = _unit("seconds in optimizer steps, over all restarts", NAN)
     seconds: float = _unit("wall-clock seconds of the attempt, over all restarts", NAN)
-    compile_seconds: float = _unit("seconds of compilation", NAN)
-    energy_joules: float = _unit("energy used, if the device tells", NAN)
+    compile_seconds: float = _unit("seconds of compilation, over all restarts", NAN)
+    energy_joules: float = _unit("energy of the boards over the attempt, if they tell", NAN)
+    clock_mhz: float = _unit("SM clock of the board at the end of training, MHz", NAN)
+    max_clock_mhz: float = _unit("highest SM clock of the board, MHz", NAN)
     spikes: int | None = _unit("steps whose loss jumped by over 1 nat above the running mean", None)
+    diverged_step: int | None = _unit("step whose loss was no number", None)
+    b_noise: float = _unit("gradient noise scale of the second half of the steps, tokens", NAN)
+    warmup_share: float = _unit("warm-up steps / steps", NAN)
+    cooldown_done: bool | None = _unit("whether the learning rate decayed to its floor", None)
 
     # what measured it
     device: str | None = _unit("device type", None)
@@ -117,11 +154,15 @@ class Record:
     peak_flops: float = _unit("datasheet peak of the board at this dtype, FLOP/s", NAN)
     peak_source: str | None = _unit("datasheet of peak_flops", None)
     measured_peak_flops: float = _unit("matmul rate measured here, FLOP/s", NAN)
-    n_device: int | None = _unit("devices of the attempt", None)
+    device_memory_bytes: float = _unit("memory of one device, bytes", NAN)
+    n_device: int | None = _unit("devices of the attempt, one a rank", None)
     threads: int | None = _unit("CPU threads of the process", None)
     dtype: str | None = _unit("dtype of the forward pass", None)
+    matmul_precision: str | None = _unit("torch's float32 matmul mode", None)
+    compiled: bool | None = _unit("whether torch.compile made the step", None)
     attention: str | None = _unit("attention implementation that ran", None)
     attention_version: str | None = _unit("version of that implementation", None)
+    cross_entropy: str | None = _unit("implementation of the loss that ran", None)
     deterministic: bool | None = _unit("whether a rerun here gives the same bits", None)
     flop_source: str | None = _unit("who counted the FLOPs", None)
     python_version: str | None = _unit("version of Python", None)
@@ -131,9 +172,13 @@ class Record:
     git_dirty: bool | None = _unit("whether the checkout had uncommitted changes", None)
     code_sha256: str | None = _unit("hash of the project's own source", None)
     data_sha256: str | None = _unit("hash of the tokenised data", None)
+    data_commits: str | None = _unit("name@commit of each source that is of the hub", None)
+    tokenizer_revision: str | None = _unit("commit of the tokenizer, if of the hub", None)
+    tokenizer_sha256: str | None = _unit("hash of the tokenizer's files or table", None)
     host: str | None = _unit("host name", None)
     slurm_job_id: str | None = _unit("SLURM job", None)
     restarts: int | None = _unit("times the attempt was resumed", None)
+    resumed_from: int | None = _unit("failed attempt whose checkpoint this one went on from", None)
     started_at: str | None = _unit("UTC, ISO 8601", None)
     finished_at: str | None = _unit("UTC, ISO 8601", None)
 
@@ -149,6 +194,18 @@ def column_types() -> dict[str, type]:
     """Each column's Python type, with `X | None` read as X."""
     hints = get_type_hints(Record)
     return {f.name: _plain(hints[f.name]) for f in fields(Record)}
+
+
+def default_of(column: str) -> Any:
+    """Value of a column in files that were written before it was added.
+
+    Raises:
+        KeyError: a column without a default, which every file has.
+    """
+    default = Record.__dataclass_fields__[column].default
+    if default is MISSING:
+        raise KeyError(column)
+    return default
 
 
 def describe() -> dict[str, str]:

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from results.record import SCHEMA_VERSION, Record, RecordStatus, arrow_schema
+from results.record import READABLE, Record, RecordStatus, arrow_schema, default_of
 
 
 class StoreError(Exception):
@@ -86,6 +86,18 @@ def results_of(records: pd.DataFrame) -> pd.DataFrame:
     return order.drop_duplicates("cell_id").drop(columns=["_class", "_rank"]).reset_index(drop=True)
 
 
+def rerun_spread(records: pd.DataFrame) -> pd.DataFrame:
+    """Spread of the losses of cells that finished more than once: what a rerun moves.
+
+    Returns:
+        A row a cell: cell_id, attempts, spread (largest minus smallest val_loss, nats per token).
+    """
+    finished = records[records["status"] == str(RecordStatus.FINISHED)]
+    by_cell = finished.groupby("cell_id")["val_loss"]
+    found = pd.DataFrame({"attempts": by_cell.size(), "spread": by_cell.max() - by_cell.min()})
+    return found[found["attempts"] > 1].reset_index()
+
+
 def write_table(table: pa.Table, path: Path) -> None:
     """Write parquet so that `path` holds either the old bytes or the new ones."""
     part = path.with_suffix(f".{os.getpid()}.part")
@@ -119,9 +131,31 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
     except (pa.ArrowInvalid, OSError) as e:
         raise StoreError(f"{path} is not a parquet file of records ({e})") from None
     found = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
-    if found != str(SCHEMA_VERSION):
+    if found not in READABLE:
         raise StoreError(
-            f"{path} has record schema {found}, this code reads {SCHEMA_VERSION}: "
+            f"{path} has record schema {found}, this code reads {' and '.join(READABLE)}: "
             "use the commit that wrote it (its git_sha column)"
         )
-    return table.cast(schema)
+    return _complete(table, schema, path)
+
+
+def _complete(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
+    """Give a file of an earlier day the columns that came later, each with its default."""
+    columns = []
+    for field in schema:
+        if field.name in table.column_names:
+            columns.append(table[field.name])
+            continue
+        try:
+            columns.append(pa.array([default_of(field.name)] * len(table), field.type))
+        except KeyError:
+            raise StoreError(
+                f"{path} has no column {field.name}: it is no file of records"
+            ) from None
+    unknown = sorted(set(table.column_names) - set(schema.names))
+    if unknown:
+        raise StoreError(
+            f"{path} has columns that this code does not know ({', '.join(unknown)}): "
+            "use the commit that wrote it (its git_sha column)"
+        )
+    return pa.table(columns, names=schema.names).cast(schema)

@@ -1,7 +1,8 @@
 """Map a command over items on worker processes of this machine.
 
 A worker is any program that speaks lines of JSON: it reads {"setup": ...} once and then {"item": ...}
-on stdin, and writes {"kind": "progress" | "done", "item": ..., ...} on its stdout. When its stdin ends,
+on stdin, and writes on its stdout {"kind": "ready"} when it can work, or {"kind": "refused", "reason":
+...} when nobody here can, then {"kind": "progress" | "done", "item": ..., ...}. When its stdin ends,
 because the parent died or was stopped, it saves its work and exits; so no worker outlives its parent.
 """
 
@@ -37,9 +38,17 @@ class WorkerCommand:
     inherit: tuple[int, ...] = ()  # file descriptors that stay open in it, such as a lock
 
 
+class WorkerRefused(Exception):
+    """A worker says that nothing of this kind can run here, and why."""
+
+
+class NoWorker(Exception):
+    """Workers die before they can work; items are untouched."""
+
+
 class _Worker:
     def __init__(self, command: WorkerCommand) -> None:
-        self.command, self.item = command, None
+        self.command, self.item, self.ready = command, None, False
         with command.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command.argv,
@@ -94,9 +103,16 @@ def map_on_workers(
     """Give every item, in order, to the next free worker; returns when all are done.
 
     A worker that dies is replaced and its item tried again, until it has killed `deaths_allowed`
-    workers. On KeyboardInterrupt workers are told to stop and get `grace_seconds` to save.
+    workers. One that dies before it was ready says nothing about its item, which goes back; a
+    command that fails so `deaths_allowed` times in a row is given up. On KeyboardInterrupt workers
+    are told to stop and get `grace_seconds` to save.
+
+    Raises:
+        WorkerRefused: a worker did.
+        NoWorker: every command was given up, with items left.
     """
     waiting, deaths = deque(items), {}
+    false_starts: dict[int, int] = {}  # in a row, by command
     selector = selectors.DefaultSelector()
     workers: list[_Worker] = []
 
@@ -114,6 +130,11 @@ def map_on_workers(
             _bury(worker)
             return
         for message in messages:
+            if message["kind"] == "refused":
+                raise WorkerRefused(message["reason"])
+            if message["kind"] == "ready":
+                worker.ready, false_starts[id(worker.command)] = True, 0
+                continue
             on_event(Event(message.pop("kind"), message.pop("item"), message))
             if worker.item is not None and message.get("free"):
                 worker.item = None
@@ -123,15 +144,26 @@ def map_on_workers(
         selector.unregister(worker.stdout)
         workers.remove(worker)
         code = worker.process.wait()
+        if not worker.ready:
+            _forget_start(worker)
+            return
         if worker.item is None:
             return
         deaths[worker.item] = deaths.get(worker.item, 0) + 1
         again = deaths[worker.item] < deaths_allowed
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        on_event(Event("died", worker.item, {"how": how, "again": again}))
+        on_event(Event("died", worker.item, {"how": _how(code), "again": again}))
         if again:
             waiting.appendleft(worker.item)
         start(worker.command)
+
+    def _forget_start(worker: _Worker) -> None:
+        waiting.appendleft(worker.item)
+        key = id(worker.command)
+        false_starts[key] = false_starts.get(key, 0) + 1
+        if false_starts[key] < deaths_allowed:
+            start(worker.command)
+        elif not workers:
+            raise NoWorker(_last_words(worker))
 
     try:
         for command in commands:
@@ -142,6 +174,16 @@ def map_on_workers(
     finally:
         _stop_all(workers, grace_seconds)
         selector.close()
+
+
+def _how(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+
+def _last_words(worker: _Worker) -> str:
+    lines = worker.command.log.read_text(errors="replace").strip().splitlines()
+    said = lines[-1] if lines else "it said nothing"
+    return f"{_how(worker.process.returncode)}: {said} (all of it: {worker.command.log})"
 
 
 def _stop_all(workers: Sequence[_Worker], grace_seconds: float) -> None:

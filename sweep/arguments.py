@@ -21,7 +21,9 @@ from conf.schema import AppConf
 from sweep.errors import UsageError, nearest
 
 TEXT_KEYS = ("root", "sweep", "cell", "record", "points", "curves", "out", "fit.where", "fit.by",
-             "data.path", "data.name", "data.revision", "report.title")  # fmt: skip
+             "fit.loss", "data.path", "data.name", "data.revision", "data.dataset", "data.subset",
+             "data.split", "data.validation_split", "data.text_column", "data.tokenizer",
+             "data.tokenizer_revision", "data.cache", "report.title")  # fmt: skip
 _GROUPS = ("grid", "model", "recipe", "data", "cluster", "hardware", "fit", "report")
 
 

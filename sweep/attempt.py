@@ -1,35 +1,35 @@
-"""One attempt at one cell: claim a folder, train or resume, measure, record.
-
-    cells/<cell_id>/<attempt>/{config.yaml, env.json, train.jsonl, status.json, checkpoint/}
+"""One attempt at one cell, from a claimed folder to a record.
 
 The record is the truth. Killed before it is written, the attempt is resumed to the same loss;
 killed after, it is done, whatever status.json says.
 """
 
-import fcntl
 import json
-import os
+import sys
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from models.flops import FlopRule, flops_per_token
-from results.provenance import environment, now
+from results.provenance import now
 from results.record import Record, RecordStatus
 from results.store import write_record
 from sweep import checkpoint
 from sweep.cells import cell_to_row
+from sweep.claim import Attempt, describe_attempt, forget_parts, write_status
 from sweep.data import CellData, DataSettings
 from sweep.device import Device, describe, measure_matmul_peak
-from sweep.errors import UsageError
-from sweep.evaluate import Evaluation, evaluate
+from sweep.evaluate import Validation, evaluate_small, validate
 from sweep.folder import SweepFolder
 from sweep.grid import Cell
-from sweep.measure import Measurements, measured_columns
+from sweep.measure import Measurements
+from sweep.nvml import energy_of
+from sweep.outcome import loss_columns, make_record
+from sweep.ranks import Job, lead
+from sweep.resume import drop_curve_after, resume
 from sweep.settings import RunSettings
 from sweep.train import Diverged, Trainer, train
 
@@ -43,58 +43,13 @@ class Progress:
     steps: int
     loss: float
     tokens_per_second: float
-    utilisation: float  # of the matmul peak measured here, PaLM FLOPs
+    utilisation: float  # of `peak`, PaLM FLOPs, at the median step
+    peak: str  # "datasheet": then it is MFU; "measured": a matmul rate measured here
     seconds_left: float  # of training, at the median step
 
 
 class Stopped(Exception):
     """The attempt was asked to stop; it has saved a checkpoint and can be resumed."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A claimed folder; the lock is held until the process ends or `release`."""
-
-    cell: Cell
-    number: int
-    path: Path
-    lock: int
-
-    @property
-    def checkpoint(self) -> Path:
-        """The last whole checkpoint."""
-        return self.path / "checkpoint" / "state.pt"
-
-    @property
-    def curve(self) -> Path:
-        """Evaluations along the way, a JSON line each."""
-        return self.path / "train.jsonl"
-
-    def release(self) -> None:
-        """Let another process resume it."""
-        os.close(self.lock)
-
-
-def claim(folder: SweepFolder, cell: Cell, resume: bool) -> Attempt:
-    """Take the last unrecorded attempt that nobody works on (resume), or a new number."""
-    base = folder.cell(cell.id)
-    base.mkdir(parents=True, exist_ok=True)
-    numbers = sorted(int(p.name) for p in base.iterdir() if p.name.isdigit())
-    for number in reversed(numbers if resume else []):
-        if not (folder.records / f"{cell.id}.{number}.parquet").exists():
-            lock = _try_lock(base / str(number))
-            if lock is not None:
-                return Attempt(cell, number, base / str(number), lock)
-    number = numbers[-1] + 1 if numbers else 0
-    while True:
-        try:
-            (base / str(number)).mkdir()
-        except FileExistsError:
-            number += 1
-            continue
-        lock = _try_lock(base / str(number))
-        if lock is not None:
-            return Attempt(cell, number, base / str(number), lock)
 
 
 def run_attempt(
@@ -106,8 +61,20 @@ def run_attempt(
     settings: RunSettings,
     on_progress: Callable[[Progress], None] = lambda p: None,
     should_stop: Callable[[], bool] = lambda: False,
+    shards: Path | None = None,
 ) -> Record:
     """Train a claimed attempt to its end and record it, whatever the end is.
+
+    Args:
+        attempt: claimed.
+        folder: its sweep.
+        data: opened.
+        asked: what was asked of the data.
+        device: opened.
+        settings: how it goes.
+        on_progress: told twice a second.
+        should_stop: asked after every step.
+        shards: folder of the data, for other ranks to open; needed where the device has any.
 
     Returns:
         The record as written: finished, diverged or failed.
@@ -116,55 +83,71 @@ def run_attempt(
         Stopped: should_stop() said so.
         UsageError: another attempt at this cell saw other data.
     """
-    _forget_parts(attempt, folder)
-    _describe_attempt(attempt, asked, data)
-    run = _Run(attempt, data, device, settings, on_progress, should_stop)
+    forget_parts(attempt, folder)
+    describe_attempt(attempt, asked, data)
+    job = Job(cell_to_row(attempt.cell), asked.to_columns(), shards)
+    run = _Run(attempt, folder, data, device, settings, on_progress, should_stop)
     try:
-        final = run.to_the_end()
-        ended = {"status": RecordStatus.FINISHED, **_loss_columns(final)}
+        final = run.to_the_end(job)
+        ended = {"status": RecordStatus.FINISHED, **loss_columns(final)}
     except Diverged as e:
-        ended = {"status": RecordStatus.DIVERGED, "reason": str(e)}
+        ended = {"status": RecordStatus.DIVERGED, "reason": str(e), "diverged_step": e.step}
     except Stopped:
-        _write_status(attempt, "stopped", run.trainer.step)
+        write_status(attempt, "stopped", run.trainer.step)
         raise
     except Exception as e:
         (attempt.path / "error.txt").write_text(traceback.format_exc())
         ended = {"status": RecordStatus.FAILED, "reason": f"{type(e).__name__}: {e}"[:500]}
-    record = _record(attempt, folder.name, data, device, run.measured, ended)
+    ended |= {"micro_batch": run.micro_rows, "resumed_from": run.resumed_from}
+    record = make_record(attempt, folder.name, data, device, run.measured, ended)
     write_record(record, folder.records)
-    _write_status(attempt, record.status, run.measured.steps_done)
+    write_status(attempt, record.status, run.measured.steps_done)
+    if RecordStatus(record.status).terminal:
+        checkpoint.drop(attempt.checkpoint, settings.keep_checkpoints)
+        if run.resumed_from is not None:
+            theirs = attempt.path.parent / str(run.resumed_from)
+            checkpoint.drop(theirs / "checkpoint" / "state.pt", "none")
     return record
 
 
 class _Run:
     """The training loop with its evaluations, checkpoints and progress."""
 
-    def __init__(self, attempt, data, device, settings, on_progress, should_stop) -> None:
-        self.attempt, self.data, self.device = attempt, data, device
+    def __init__(self, attempt, folder, data, device, settings, on_progress, should_stop) -> None:
+        self.attempt, self.folder, self.data, self.device = attempt, folder, data, device
         self.settings, self.on_progress, self.should_stop = settings, on_progress, should_stop
         self.measured = Measurements(started_at=now(), matmul_peak=_matmul_peak(device))
+        self.peak = describe(device)["peak_flops"] * device.ranks
+        self.micro_rows: int | None = None
+        self.resumed_from: int | None = None
 
-    def to_the_end(self) -> Evaluation:
-        self.trainer = Trainer(self.attempt.cell, self.data.train, self.device)
-        self._resume()
-        self.clock = self.saved = self.told = time.perf_counter()
-        train(self.trainer, self._after_step)
-        if self.saved_step != self.trainer.step:
+    def to_the_end(self, job: Job) -> Validation:
+        with lead(self.device, job) as (ranks, go_on_from):
+            self.trainer = Trainer(self.attempt.cell, self.data.train, self.device, ranks=ranks)
+            go_on_from(self._resume())
+            self.trainer.settle()
+            self.micro_rows = self.trainer.micro_rows
+            if self.device.compile:
+                self.measured.add_compilation(self.trainer.compile_seconds)
+            self.joules = energy_of(self.device.boards)
+            self.clock = self.saved = self.told = time.perf_counter()
+            train(self.trainer, self._after_step)
+            self.measured.b_noise = self.trainer.noise_tokens()
             self._save()
-        final = self._evaluate(self.data.val_rows)
-        self.measured.seconds += time.perf_counter() - self.saved
+        final = validate(self.trainer.model, self.data, self.device)
+        self._pass_time()
         self.measured.peak_memory_bytes = self.device.peak_memory_bytes()
         return final
 
-    def _resume(self) -> None:
+    def _resume(self) -> Path | None:
         self.saved_step = 0
-        state = checkpoint.load(self.attempt.checkpoint)
-        if state is not None:
-            self.trainer.restore(state["trainer"])
-            self.measured.restore(state["measured"])
-            self.saved_step = self.trainer.step
-        _drop_curve_after(self.attempt.curve, self.saved_step)
-        _write_status(self.attempt, "running", self.trainer.step)
+        found = resume(self.trainer, self.attempt, self.folder, _warn)
+        if found is not None:
+            self.measured.restore(found.measured)
+            self.saved_step, self.resumed_from = self.trainer.step, found.attempt
+        drop_curve_after(self.attempt.curve, self.saved_step)
+        write_status(self.attempt, "running", self.trainer.step)
+        return found and found.path
 
     def _after_step(self, step: int, loss: float) -> None:
         cell, measured = self.attempt.cell, self.measured
@@ -172,18 +155,21 @@ class _Run:
         measured.add_step(loss, time.perf_counter() - self.clock, step, cell.steps)
         if _evaluates(step, cell.steps, self.settings.evaluations):
             self._add_to_curve(step)
+            if self.settings.keep_checkpoints == "all":
+                self._save()
+                checkpoint.keep_as(self.attempt.checkpoint, step)
         if time.perf_counter() - self.saved > self.settings.checkpoint_seconds:
             self._save()
         if time.perf_counter() - self.told > 0.5:
             self.told = time.perf_counter()
-            self.on_progress(_progress(cell, step, measured))
+            self.on_progress(_progress(cell, step, measured, self.peak, self.device.ranks))
         if self.should_stop() and step < cell.steps:
             self._save()
             raise Stopped(cell.id)
         self.clock = time.perf_counter()
 
     def _add_to_curve(self, step: int) -> None:
-        evaluation = self._evaluate(self.data.eval_rows)
+        evaluation = evaluate_small(self.trainer.model, self.data, self.device)
         cell = self.attempt.cell
         row = {
             "step": step,
@@ -199,40 +185,40 @@ class _Run:
         with self.attempt.curve.open("a") as f:
             f.write(json.dumps(row) + "\n")
 
-    def _evaluate(self, n_rows: int) -> Evaluation:
-        data = self.data
-        return evaluate(self.trainer.model, data.validation, n_rows, data.tokens.eod, self.device)
-
     def _save(self) -> None:
-        at = time.perf_counter()
-        self.measured.seconds += at - self.saved
+        if self.saved_step == self.trainer.step:
+            return
+        self._pass_time()
         state = {"trainer": self.trainer.state(), "measured": self.measured.state()}
         checkpoint.save(state, self.attempt.checkpoint)
-        self.saved, self.saved_step = at, self.trainer.step
-        _write_status(self.attempt, "running", self.trainer.step)
+        self.saved_step = self.trainer.step
+        write_status(self.attempt, "running", self.trainer.step)
+
+    def _pass_time(self) -> None:
+        """Count seconds and joules since the last time."""
+        at, joules = time.perf_counter(), energy_of(self.device.boards)
+        self.measured.seconds += at - self.saved
+        self.measured.energy_joules += joules - self.joules
+        self.saved, self.joules = at, joules
 
 
-def _progress(cell: Cell, step: int, measured: Measurements) -> Progress:
+def _progress(
+    cell: Cell, step: int, measured: Measurements, datasheet_peak: float, ranks: int
+) -> Progress:
     seconds = measured.median_step()
     rate = cell.batch_tokens / seconds
-    flops = rate * flops_per_token(cell.model, FlopRule.PALM)
+    on_datasheet = datasheet_peak == datasheet_peak
+    peak = datasheet_peak if on_datasheet else measured.matmul_peak * ranks
     return Progress(
         cell_id=cell.id,
         step=step,
         steps=cell.steps,
         loss=measured.smooth_loss,
         tokens_per_second=rate,
-        utilisation=flops / measured.matmul_peak,
+        utilisation=rate * flops_per_token(cell.model, FlopRule.PALM) / peak,
+        peak="datasheet" if on_datasheet else "measured",
         seconds_left=(cell.steps - step) * seconds,
     )
-
-
-def read_status(path: Path) -> dict[str, Any]:
-    """Last status of an attempt; empty where none was written."""
-    try:
-        return json.loads((path / "status.json").read_text())
-    except (OSError, ValueError):
-        return {}
 
 
 def _evaluates(step: int, steps: int, evaluations: int) -> bool:
@@ -240,89 +226,9 @@ def _evaluates(step: int, steps: int, evaluations: int) -> bool:
     return step * evaluations // steps != (step - 1) * evaluations // steps
 
 
-def _forget_parts(attempt: Attempt, folder: SweepFolder) -> None:
-    """Remove what an earlier life of this attempt was killed in the middle of writing."""
-    of_record = folder.records.glob(f"{attempt.cell.id}.{attempt.number}.*.part")
-    for part in [*attempt.path.rglob("*.part"), *of_record]:
-        part.unlink()
-
-
-def _describe_attempt(attempt: Attempt, asked: DataSettings, data: CellData) -> None:
-    """Freeze what is asked and where it runs; refuse data that other attempts did not see."""
-    for env in attempt.path.parent.glob("*/env.json"):
-        seen = json.loads(env.read_text())["data_sha256"]
-        if seen != data.tokens.sha256:
-            raise UsageError(
-                f"{attempt.cell.id}: attempt {env.parent.name} was trained on data {seen[:12]}, "
-                f"this is {data.tokens.sha256[:12]}: set data.revision to a new word"
-            )
-    asked_columns = {**cell_to_row(attempt.cell), **asked.to_columns()}
-    checkpoint.write_text(_yaml(asked_columns), attempt.path / "config.yaml")
-    env = {**environment(), "data_sha256": data.tokens.sha256}
-    checkpoint.write_json(env, attempt.path / "env.json")
-
-
-def _yaml(values: dict[str, Any]) -> str:
-    """YAML of plain values: each as JSON, of which YAML is a superset."""
-    return "".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items())
-
-
-def _record(attempt, sweep, data, device, measured, ended) -> Record:
-    cell, env = attempt.cell, environment()
-    unique = min(cell.tokens, data.train.unique_tokens)
-    return Record(
-        **cell_to_row(cell),
-        sweep=sweep,
-        attempt=attempt.number,
-        unique_tokens=unique,
-        epochs=cell.tokens / unique,
-        micro_batch=cell.recipe.batch_rows,
-        **describe(device),
-        **measured_columns(measured, cell, describe(device)["peak_flops"]),
-        flop_source="formula",
-        python_version=env["versions"]["python"],
-        numpy_version=env["versions"]["numpy"],
-        git_sha=env["git_sha"],
-        git_dirty=env["git_dirty"],
-        code_sha256=env["code_sha256"],
-        host=env["host"],
-        data_sha256=data.tokens.sha256,
-        slurm_job_id=os.environ.get("SLURM_JOB_ID"),
-        finished_at=now(),
-        **ended,
-    )
-
-
-def _loss_columns(final: Evaluation) -> dict[str, Any]:
-    return {
-        "val_loss": final.loss,
-        "val_loss_se": final.se,
-        "val_tokens": final.tokens,
-        "bpb": final.bpb,
-    }
-
-
-def _write_status(attempt: Attempt, state: str, step: int) -> None:
-    status = {"state": str(state), "step": step, "steps": attempt.cell.steps, "at": now()}
-    checkpoint.write_json({**status, "pid": os.getpid()}, attempt.path / "status.json")
-
-
-def _drop_curve_after(path: Path, step: int) -> None:
-    """Forget evaluations made after the checkpoint that training goes on from."""
-    if path.exists():
-        rows = [line for line in path.read_text().splitlines() if line.endswith("}")]
-        kept = [line for line in rows if json.loads(line)["step"] <= step]
-        checkpoint.write_text("".join(f"{line}\n" for line in kept), path)
-
-
-def _try_lock(path: Path) -> int | None:
-    fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return fd
+def _warn(text: str) -> None:
+    """Tell the log of a worker, or a person at a terminal."""
+    print(text, file=sys.stderr, flush=True)
 
 
 @cache

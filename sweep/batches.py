@@ -8,6 +8,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,6 +28,8 @@ class Rows:
 
     tokens: np.ndarray  # 1-D, integers; may be a memory map
     seq_len: int
+    name: str = "text"
+    border: int | None = None  # token that ends a document, where attention stays within one
 
     def __post_init__(self) -> None:
         if self.seq_len < 1:
@@ -55,8 +58,70 @@ class Rows:
         offsets = index[:, None] * self.seq_len + np.arange(self.seq_len + 1)
         return self.tokens.view(np.ndarray)[offsets].astype(np.int64)
 
+    def batch(self, seed: int, step: int, batch_rows: int) -> np.ndarray:
+        """Rows of one optimizer step, (B, T + 1) int64, as the function batch."""
+        return self.take(row_index(len(self), seed, step * batch_rows, batch_rows))
 
-def batch(rows: Rows, seed: int, step: int, batch_rows: int) -> np.ndarray:
+    def usage(self, seed: int, n_rows: int) -> "tuple[Usage, ...]":
+        """Count what the first n_rows rows of the order take; the same for every seed."""
+        return (Usage.of(self.name, self, n_rows),)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a run takes from one source."""
+
+    name: str
+    tokens: int  # targets, repeats counted
+    unique_tokens: int  # targets, each once
+
+    @property
+    def epochs(self) -> float:
+        """Passes over what was seen: tokens / unique tokens; 0 where nothing was taken."""
+        return self.tokens / self.unique_tokens if self.tokens else 0.0
+
+    @classmethod
+    def of(cls, name: str, rows: Rows, n_rows: int) -> "Usage":
+        """Usage of n_rows rows in the seeded order, whose every epoch is a permutation."""
+        return cls(name, n_rows * rows.seq_len, min(n_rows, len(rows)) * rows.seq_len)
+
+
+class Batches(Protocol):
+    """Rows under a seeded order: of one source, or of several (sweep.mixture)."""
+
+    @property
+    def seq_len(self) -> int:
+        """Inputs of a row."""
+
+    @property
+    def border(self) -> int | None:
+        """Token that ends a document, where attention stays within one."""
+
+    def batch(self, seed: int, step: int, batch_rows: int) -> np.ndarray:
+        """Rows of one optimizer step, (B, T + 1) int64."""
+
+    def usage(self, seed: int, n_rows: int) -> tuple[Usage, ...]:
+        """Count what the first n_rows rows of the order take from each source."""
+
+
+def documents(tokens: Any, border: int) -> Any:
+    """Tell the number of each token's document within its row, from 0.
+
+    The end-of-document token counts to the document after it, as the token that opens it: so the
+    first token of a document is predicted from that mark alone, and no token from another
+    document than its own.
+
+    Args:
+        tokens: (B, T) integers, inputs of the model: an array of numpy or a tensor of torch.
+        border: the token that ends a document.
+
+    Returns:
+        (B, T) int64 of the same kind, non-decreasing along a row.
+    """
+    return (tokens == border).cumsum(1)
+
+
+def batch(rows: Batches, seed: int, step: int, batch_rows: int) -> np.ndarray:
     """Rows of one optimizer step: positions step x B .. (step + 1) x B - 1 of the seeded order.
 
     Args:
@@ -71,7 +136,7 @@ def batch(rows: Rows, seed: int, step: int, batch_rows: int) -> np.ndarray:
     Raises:
         ValueError: no rows.
     """
-    return rows.take(row_index(len(rows), seed, step * batch_rows, batch_rows))
+    return rows.batch(seed, step, batch_rows)
 
 
 def row_index(n: int, seed: int, start: int, count: int) -> np.ndarray:
@@ -142,14 +207,14 @@ def _positions(n: int, seed: int, epoch: int, low: int, high: int) -> list[np.nd
     ]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)  # one for each source of a mixture, and room
 def _block(n: int, seed: int, epoch: int, k: int) -> np.ndarray:
     block = permute(np.arange(k * _BLOCK, min((k + 1) * _BLOCK, n)), n, seed, epoch)
     block.setflags(write=False)
     return block
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _keys(seed: int, epoch: int) -> tuple[np.uint64, ...]:
     text = f"{seed}/{epoch}".encode()
     digest = hashlib.shake_256(text).digest(8 * _ROUNDS)

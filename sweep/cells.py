@@ -1,14 +1,20 @@
 """A cell as a flat row, and back: the same columns in plan.parquet, config.yaml and records."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from models.config import GPTConfig, Positions
+from models.config import MLP, GPTConfig, Init, Norm, Positions
 from models.flops import FlopRule
+from results.record import Probe
 from sweep.grid import Cell, DataRef, flops_of, params_of
 from sweep.recipe import Recipe
 from sweep.schedule import Schedule
+
+_SIZES = ("n_layer", "d_model", "n_head", "vocab_size", "seq_len")
+_NAMED = {"positions": Positions, "norm": Norm, "mlp": MLP, "init": Init}
+_CHOICES = _NAMED | {"tied": bool, "qk_norm": bool, "z_loss": float, "init_scale": float}
 
 
 def cell_to_row(cell: Cell) -> dict[str, Any]:
@@ -16,6 +22,8 @@ def cell_to_row(cell: Cell) -> dict[str, Any]:
     recipe = dataclasses.asdict(cell.recipe)
     recipe["recipe"] = recipe.pop("rule")
     del recipe["batch_rows"]
+    if cell.recipe.batch_tokens_asked is None:  # the rule's tokens are whole sequences
+        recipe["batch_tokens_asked"] = float(cell.batch_tokens)
     cfg = cell.model
     return {
         "cell_id": cell.id,
@@ -26,20 +34,20 @@ def cell_to_row(cell: Cell) -> dict[str, Any]:
         "size_id": cfg.size_id,
         **params_of(cell),
         "tokens": cell.tokens,
-        **{name: getattr(cfg, name) for name in ("n_layer", "d_model", "n_head", "head_dim")},
-        "vocab_size": cfg.vocab_size,
-        "seq_len": cfg.seq_len,
-        "positions": str(cfg.positions),
-        "tied": cfg.tied,
+        **_model_to_row(cfg),
         "batch_tokens": cell.batch_tokens,
         "steps": cell.steps,
         **recipe,
         "schedule": str(cell.recipe.schedule),
         "recipe_outside_regime": cell.outside_regime,
         "seed": cell.seed,
+        "probe": None if cell.probe is None else str(cell.probe),
+        "probe_of": cell.probe_of,
         "data": cell.data.name,
         "data_revision": cell.data.revision,
         "tokenizer": cell.data.tokenizer,
+        "data_mix": cell.data.mix,
+        "document_mask": cell.data.document_mask,
     }
 
 
@@ -59,11 +67,7 @@ def cell_from_row(row: Mapping[str, Any]) -> Cell:
 
 
 def _rebuild(row: Mapping[str, Any]) -> Cell:
-    model = GPTConfig(
-        **{k: int(row[k]) for k in ("n_layer", "d_model", "n_head", "vocab_size", "seq_len")},
-        positions=Positions(row["positions"]),
-        tied=bool(row["tied"]),
-    )
+    model = _model_from_row(row)
     recipe = Recipe(
         rule=str(row["recipe"]),
         schedule=Schedule(row["schedule"]),
@@ -75,7 +79,10 @@ def _rebuild(row: Mapping[str, Any]) -> Cell:
             for k in ("lr", "lr_embedding", "lr_floor", "beta1", "beta2", "eps", "weight_decay")
         },
         grad_clip=float(row["grad_clip"]),
+        batch_tokens_asked=_batch_tokens_asked(row),
     )
+    probe = row.get("probe")  # absent from rows of an earlier day; NaN where pandas read null
+    is_probe = isinstance(probe, str)
     return Cell(
         budget=float(row["budget"]),
         flop_rule=FlopRule(row["flop_rule"]),
@@ -83,9 +90,32 @@ def _rebuild(row: Mapping[str, Any]) -> Cell:
         recipe=recipe,
         steps=int(row["steps"]),
         seed=int(row["seed"]),
+        probe=Probe(probe) if is_probe else None,
+        probe_of=str(row["probe_of"]) if is_probe else None,
         data=DataRef(
             name=str(row["data"]),
             revision=str(row["data_revision"]),
             tokenizer=str(row["tokenizer"]),
+            mix=row["data_mix"] if isinstance(row.get("data_mix"), str) else None,
+            document_mask=row.get("document_mask") in (True,),  # None or NaN in older rows
         ),
     )
+
+
+def _model_to_row(cfg: GPTConfig) -> dict[str, Any]:
+    row = dataclasses.asdict(cfg) | {"head_dim": cfg.head_dim}
+    return row | {name: str(row[name]) for name in _NAMED}
+
+
+def _model_from_row(row: Mapping[str, Any]) -> GPTConfig:
+    given: dict[str, Any] = {k: int(row[k]) for k in _SIZES}
+    given |= {k: kind(row[k]) for k, kind in _CHOICES.items() if k in row}  # some came later
+    kv_heads = row.get("n_kv_head")
+    if kv_heads is not None and not math.isnan(kv_heads):  # NaN where pandas reads null
+        given["n_kv_head"] = int(kv_heads)
+    return GPTConfig(**given)
+
+
+def _batch_tokens_asked(row: Mapping[str, Any]) -> float | None:
+    asked = float(row.get("batch_tokens_asked", math.nan))
+    return None if math.isnan(asked) or asked == row["batch_tokens"] else asked

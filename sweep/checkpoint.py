@@ -1,7 +1,8 @@
-"""Checkpoints: a whole one or the one before, and never a pickle that could run code."""
+"""Checkpoints: the last two, each whole, and never a pickle that could run code."""
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ class CheckpointError(Exception):
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """Write so that `path` holds either the old bytes or the new ones, also when the disk fills."""
+    """Write a checkpoint beside the last one, which then becomes the one before.
+
+    Whatever happens in between, also a full disk, at least one whole checkpoint is there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
@@ -21,25 +25,49 @@ def save(state: dict[str, Any], path: Path) -> None:
             torch.save(state, f)
             f.flush()
             os.fsync(f.fileno())
+        if path.exists():
+            path.replace(_before(path))
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def load(path: Path) -> dict[str, Any] | None:
-    """Read a checkpoint, or None where there is none.
+def newest_first(path: Path) -> list[Path]:
+    """Checkpoints that are there: the last one, and the one before it."""
+    return [p for p in (path, _before(path)) if p.exists()]
+
+
+def keep_as(path: Path, step: int) -> None:
+    """Give the last checkpoint a name of its own that later ones don't take."""
+    own = path.with_name(f"step-{step:08d}.pt")
+    own.unlink(missing_ok=True)
+    os.link(path, own)
+
+
+def drop(path: Path, keep: str) -> None:
+    """Leave of a recorded attempt's checkpoints what `run.keep_checkpoints` says."""
+    if keep == "none":
+        shutil.rmtree(path.parent, ignore_errors=True)
+    else:
+        _before(path).unlink(missing_ok=True)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint.
 
     Raises:
-        CheckpointError: the file is damaged, or holds more than tensors and plain values.
+        CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
     """
-    if not path.exists():
-        return None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises a different type for every kind of damage
         raise CheckpointError(
             f"{path} can't be read ({type(e).__name__}): delete it to start the attempt over"
         ) from None
+
+
+def _before(path: Path) -> Path:
+    return path.with_name("previous.pt")
 
 
 def write_json(value: Any, path: Path) -> None:

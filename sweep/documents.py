@@ -21,6 +21,17 @@ def expand(path: str) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def first_line(e: Exception) -> str:
+    """Take what an error of another library says first, short enough for our one line."""
+    said = str(e).strip().splitlines()
+    return said[0][:200] if said else type(e).__name__
+
+
+def missing_package(name: str) -> str:
+    """Say how to have a package of the extra `hf`."""
+    return f"data=hf needs the package {name}: pip install -c constraints.txt -e '.[hf]'"
+
+
 @dataclass(frozen=True)
 class Source:
     """Documents to read once, in a fixed order.

@@ -1,7 +1,7 @@
 """The fit verb: from a collected sweep, or anybody's points, to fits.json."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ from rich.progress import Progress
 from analysis.fit import fit
 from analysis.fit_options import FitOptions
 from analysis.fits_file import Fits
-from analysis.points import Points, PointsError, load_points, points_from_records
+from analysis.points import Excluded, Points, PointsError, load_points, points_from_records
+from analysis.recipe_transfer import transfer
 from analysis.tables import read_table
 from conf.schema import AppConf
 from results.provenance import environment
 from results.store import StoreError, read_records
+from sweep.data_columns import with_loss_of
 from sweep.documents import expand
 from sweep.errors import UsageError
 from sweep.folder import SweepFolder
@@ -24,7 +26,7 @@ from sweep.summary import summary_lines
 
 
 def fit_sweep(app: AppConf, folder: SweepFolder, console: Console) -> Path:
-    """Fit a collected sweep; writes <root>/<sweep>/fits.json.
+    """Fit a collected sweep; writes <root>/<sweep>/fits.json, or loss_<set>/fits.json.
 
     Raises:
         UsageError: nothing collected, points that can't be fitted, an option of points only.
@@ -34,14 +36,19 @@ def fit_sweep(app: AppConf, folder: SweepFolder, console: Console) -> Path:
             raise UsageError(f"{key}= goes with points=FILE; a sweep is fitted in its own folder")
     if app.columns or app.fit.where or app.fit.by:
         raise UsageError("columns.*, fit.where and fit.by go with points=FILE, not with a sweep")
+    records = _judged_on(folder, app.fit.loss)
+    recipe = transfer(records)
+    curves = fitted_curves(folder, records) if app.fit.loss is None else None  # of all sources
     try:
-        points = sweep_points(folder, app.fit.N)
-        curves = _sweep_curves(folder)
-        fits = _fit(points, _options(app), curves, console)
+        options = replace(_options(app), recipe=str(recipe.verdict))
+        fits = _fit(_points(records, app.fit.N), options, _runs(curves), console)
     except PointsError as e:
         raise UsageError(str(e)) from None
-    _write(fits, folder.fits, console)
-    return folder.fits
+    console.print(recipe.line)
+    path = folder.fits_of(app.fit.loss)
+    path.parent.mkdir(exist_ok=True)
+    _write(fits, path, console)
+    return path
 
 
 def fit_points(app: AppConf, out: Path, console: Console) -> Path:
@@ -60,14 +67,24 @@ def fit_points(app: AppConf, out: Path, console: Console) -> Path:
     return out
 
 
-def sweep_points(folder: SweepFolder, N_convention: str) -> Points:
-    """Points of a collected sweep, N under a convention.
+def sweep_points(folder: SweepFolder, N_convention: str, loss: str | None = None) -> Points:
+    """Points of a collected sweep, N under a convention, with the loss of one set or of all.
+
+    Probes of the recipe are excluded.
 
     Raises:
-        UsageError: nothing collected yet.
+        UsageError: nothing collected yet, or no such set.
         PointsError: no finished cell, or cells that can't be compared.
     """
-    return points_from_records(collected_records(folder), N_convention)
+    return _points(_judged_on(folder, loss), N_convention)
+
+
+def fitted_curves(folder: SweepFolder, records: pd.DataFrame) -> pd.DataFrame | None:
+    """Read collected training curves, without those of probes; None where none were collected."""
+    if not folder.curves.exists():
+        return None
+    curves = pd.read_parquet(folder.curves)
+    return curves[~curves["cell_id"].isin(_probes(records))]
 
 
 def collected_records(folder: SweepFolder) -> pd.DataFrame:
@@ -105,10 +122,27 @@ def _options(app: AppConf) -> FitOptions:
     return FitOptions(**chosen, targets=tuple(app.fit.targets or ()))
 
 
-def _sweep_curves(folder: SweepFolder) -> pd.DataFrame | None:
-    if not folder.curves.exists():
+def _judged_on(folder: SweepFolder, loss: str | None) -> pd.DataFrame:
+    records = collected_records(folder)
+    return records if loss is None else with_loss_of(records, loss)
+
+
+def _points(records: pd.DataFrame, N_convention: str) -> Points:
+    """Points without probes, whose recipe or seed is not the grid's."""
+    probes = _probes(records)
+    points = points_from_records(records[~records["cell_id"].isin(probes)], N_convention)
+    excluded = tuple(Excluded(cell_id, "probe") for cell_id in probes)
+    return replace(points, excluded=points.excluded + excluded)
+
+
+def _probes(records: pd.DataFrame) -> list[str]:
+    return sorted(records.loc[records["probe"].notna(), "cell_id"].unique())
+
+
+def _runs(curves: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Columns of a curves table, one run an attempt."""
+    if curves is None:
         return None
-    curves = pd.read_parquet(folder.curves)
     run = curves["cell_id"] + "." + curves["attempt"].astype(str)
     frame = pd.DataFrame({"run": run, "N": curves["N_flops"], "D": curves["tokens"]})
     return frame.assign(C=curves["flops"], loss=curves["eval_loss"], lr=curves["lr"])

@@ -17,6 +17,7 @@ from sweep.cells import cell_from_row, cell_to_row
 from sweep.data import DataSettings
 from sweep.errors import UsageError
 from sweep.grid import Cell
+from sweep.recipe_rules import RULES
 
 PLAN_SCHEMA = "1"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -79,6 +80,14 @@ class SweepFolder:
     def data_cache(self) -> Path:
         """Prepared data, shared by all sweeps of the root; no sweep can have this name."""
         return self.root / ".data"
+
+    def fits_of(self, loss: str | None) -> Path:
+        """Fitted laws of the loss on one set; of all sources where None."""
+        return self.fits if loss is None else self.path / f"loss_{loss}" / "fits.json"
+
+    def report_of(self, loss: str | None) -> Path:
+        """Folder of the report on those laws."""
+        return self.report if loss is None else self.path / f"loss_{loss}" / "report"
 
     def cell(self, cell_id: str) -> Path:
         """Folder of a cell's attempts."""
@@ -182,6 +191,20 @@ class LaunchLock:
         """Host and process of whoever holds it."""
         return os.pread(self.fd, 200, 0).decode(errors="replace").strip() or "another process"
 
+    def holder_lives(self) -> bool:
+        """Whether the launcher itself is known to be there, not only what it left behind."""
+        host, _, pid = self.holder().partition(" ")
+        if host != os.uname().nodename or not pid.isdigit():
+            return False
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True  # somebody else's
+        stat = Path(f"/proc/{pid}/stat")
+        return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
     def release(self) -> None:
         """Let go; workers that inherited the lock keep it until they end."""
         os.close(self.fd)
@@ -194,17 +217,20 @@ def _row(planned: PlannedCell) -> dict[str, Any]:
 _SHARED = ("recipe", "schedule", "lr_floor", "beta1", "beta2", "eps", "weight_decay", "grad_clip",
            "vocab_size", "seq_len", "positions", "tied", "flop_rule",
            "data", "data_revision", "tokenizer", "data_source", "data_path",
-           "data_validation_share", "data_val_tokens")  # fmt: skip
+           "data_validation_share", "data_val_tokens", "data_mix", "document_mask",
+           "data_sources", "data_evals")  # fmt: skip
 
 
 def _clash(planned: PlannedCell, old: Sequence[PlannedCell]) -> str | None:
     """Return the first setting in which a cell differs from the sweep that it would join."""
     row = _row(planned)
+    by_rule = RULES[planned.cell.recipe.rule].decides  # may differ from cell to cell
+    shared = [k for k in _SHARED if k not in by_rule]
     for other in old:
         theirs = _row(other)
-        same_point = all(row[k] == theirs[k] for k in ("budget", "size_id", "seed"))
+        same_point = all(row[k] == theirs[k] for k in ("budget", "size_id", "seed", "probe"))
         others = [k for k in row if k != "cell_id"] if same_point else []
-        for key in (*_SHARED, *others):  # what was set first, what follows from it after
+        for key in (*shared, *others):  # what was set first, what follows from it after
             if row[key] != theirs[key]:
                 return f"{key}={theirs[key]}, not {row[key]}"
     return None

@@ -12,7 +12,9 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replac
 
 from models.config import GPTConfig
 from models.flops import FlopRule, N_flops, count_params, flops_per_token
-from sweep.recipe import Recipe, RecipeSettings, choose_batch, make_recipe, outside_regime
+from results.record import Probe
+from sweep.recipe import Recipe, RecipeSettings, choose, make_recipe, outside_regime
+from sweep.recipe_regime import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,8 @@ class DataRef:
     name: str
     revision: str
     tokenizer: str
+    mix: str | None = None  # several sources: share, name and revision of each
+    document_mask: bool = False  # attention stays within a document
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,8 @@ class Cell:
     steps: int
     seed: int
     data: DataRef
+    probe: Probe | None = None  # how it differs from probe_of
+    probe_of: str | None = None  # id of the cell whose recipe it tests
 
     @property
     def batch_tokens(self) -> int:
@@ -59,7 +65,7 @@ class Cell:
     @property
     def outside_regime(self) -> str | None:
         """In which way the cell lies outside the regime of its recipe, or None."""
-        return outside_regime(self.recipe, self.N, self.tokens)
+        return outside_regime(self.recipe, Target(self.model, self.flop_rule, self.tokens))
 
     @property
     def id(self) -> str:
@@ -67,7 +73,8 @@ class Cell:
         content = json.dumps(_content(self), sort_keys=True)
         digest = hashlib.blake2s(content.encode(), digest_size=4).hexdigest()
         budget = f"{self.budget:.3g}".replace("e+", "e")
-        return f"c{budget}-n{si(self.N)}-s{self.seed}-{digest}"
+        probe = f"-{self.probe}" if self.probe else ""
+        return f"c{budget}-n{si(self.N)}-s{self.seed}{probe}-{digest}"
 
 
 @dataclass(frozen=True)
@@ -82,10 +89,19 @@ class Skip:
 
 @dataclass(frozen=True)
 class Grid:
-    """All cells in (budget, N, seed) order, and what was left out."""
+    """All cells in (budget, N, seed) order, and what was left out.
+
+    Probes stand apart: they are trained with the cells and enter no fit.
+    """
 
     cells: tuple[Cell, ...]
     skipped: tuple[Skip, ...]
+    probes: tuple[Cell, ...] = ()
+
+    @property
+    def trained(self) -> tuple[Cell, ...]:
+        """Cells and probes: everything that a launch trains."""
+        return self.cells + self.probes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +119,7 @@ class GridSettings:
     tokens_per_param_range: tuple[float, ...]
     seeds: tuple[int, ...]
     tolerance: float
+    probe: bool
 
     def __post_init__(self) -> None:
         if self.flop_rule not in list(FlopRule):
@@ -158,6 +175,16 @@ def isoflop_grid(
     return Grid(tuple(cells), tuple(skipped))
 
 
+def target_of(budget: float, rule: FlopRule, cfg: GPTConfig) -> Target:
+    """Return what a recipe's rule sees: a shape, and the D that the budget buys of it."""
+    return Target(cfg, rule, budget / flops_per_token(cfg, rule))
+
+
+def window_centre(budget: float, settings: GridSettings) -> float:
+    """N in the middle of a budget's window of sizes."""
+    return math.sqrt(budget / (6 * settings.tokens_per_param))
+
+
 def _cell(
     budget: float,
     rule: FlopRule,
@@ -166,16 +193,17 @@ def _cell(
     data: DataRef,
     seed: int,
 ) -> Cell:
-    step_flops = choose_batch(recipe, cfg) * cfg.seq_len * flops_per_token(cfg, rule)
-    steps = max(1, round(budget / step_flops))
-    numbers = make_recipe(recipe, cfg, steps)
+    choice = choose(recipe, target_of(budget, rule, cfg))
+    rows, T = choice.rows(cfg.seq_len), cfg.seq_len
+    steps = max(1, round(budget / (rows * T * flops_per_token(cfg, rule))))
+    numbers = make_recipe(recipe, choice, steps=steps, batch_rows=rows, seq_len=T)
     return Cell(
         budget=budget, flop_rule=rule, model=cfg, recipe=numbers, steps=steps, seed=seed, data=data
     )
 
 
 def _reason_to_skip(cell: Cell, settings: GridSettings) -> str | None:
-    centre = math.sqrt(cell.budget / (6 * settings.tokens_per_param))
+    centre = window_centre(cell.budget, settings)
     low, high = settings.tokens_per_param_range
     ratio = cell.tokens / cell.N
     if not 1 / settings.window <= cell.N / centre <= settings.window:

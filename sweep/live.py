@@ -4,16 +4,16 @@ import time
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from slurm.local import Event
+from sweep.display import TerminalDisplay
 from sweep.folder import PlannedCell
 from sweep.plan import duration
 
 
-class LaunchTable:
+class LaunchTable(TerminalDisplay):
     """Follows the events of a launch; a live table on a terminal, a line a cell elsewhere."""
 
     def __init__(
@@ -24,23 +24,14 @@ class LaunchTable:
         predicted: Mapping[str, float],
         workers: int,
     ) -> None:
-        self.console, self.predicted, self.workers = console, dict(predicted), workers
+        self.predicted, self.workers = dict(predicted), workers
         self.budget = {p.cell.id: p.cell.budget for p in plan}
         self.state = {p.cell.id: done.get(p.cell.id, "waiting") for p in plan}
         self.progress: dict[str, Mapping] = {}
         self.spent: dict[str, float] = {}
         self.started = time.monotonic()
         self.failures: dict[str, str] = {}
-        self.live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
-
-    def __enter__(self) -> "LaunchTable":
-        if self.console.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self.console.is_terminal:
-            self.live.stop()
+        super().__init__(console, get_renderable=self._render)  # asks for the first picture
 
     def on_event(self, event: Event) -> None:
         """Take in what a worker said."""
@@ -95,9 +86,15 @@ class LaunchTable:
         running = [
             Text(
                 f"{i}  step {p['step']:,}/{p['steps']:,}  loss {p['loss']:.3f}  "
-                f"{p['tokens_per_second'] / 1e3:.0f}k tokens/s"
+                f"{p['tokens_per_second'] / 1e3:.0f}k tokens/s  "
+                f"{utilisation_of(p['utilisation'], p['peak'])}"
             )
             for i, p in self.progress.items()
         ]
         elapsed = duration(time.monotonic() - self.started)
         return Group(table, *running, Text(f"{elapsed} so far, {self._eta()}"))
+
+
+def utilisation_of(share: float, peak: str) -> str:
+    """Name a utilisation by its peak: only that of a datasheet is MFU."""
+    return f"{share:.0%} MFU" if peak == "datasheet" else f"{share:.0%} of the measured peak"

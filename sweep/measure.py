@@ -3,11 +3,12 @@
 import math
 import statistics
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from models.flops import FlopRule, flops_per_token
-from models.hardware import mfu
+from models.hardware import mfu, suspects
 from sweep.grid import Cell
 
 _LAST_K = 3  # evaluations in eval_loss_last_k
@@ -34,6 +35,9 @@ class Measurements:
     spikes: int = 0
     evaluations: list[float] = field(default_factory=list)
     peak_memory_bytes: float = math.nan
+    compile_seconds: float = math.nan
+    energy_joules: float = 0.0  # of earlier lives; NaN once a meter was silent
+    b_noise: float = math.nan
     step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_STEPS))
     steps_here: int = 0
 
@@ -64,6 +68,15 @@ class Measurements:
         """Keep the last evaluations on the small set."""
         self.evaluations = [*self.evaluations, loss][-_LAST_K:]
 
+    def add_compilation(self, seconds: float) -> None:
+        """Note what compiling took in this life of the attempt."""
+        earlier = 0.0 if math.isnan(self.compile_seconds) else self.compile_seconds
+        self.compile_seconds = earlier + seconds
+
+    def train_loss(self) -> float:
+        """Mean loss of the last tenth of the steps; NaN before it."""
+        return self.tail_sum / self.tail_count if self.tail_count else math.nan
+
     def median_step(self) -> float:
         """Seconds of the median step of this process, warm-up left out; NaN before the first."""
         return statistics.median(self.step_seconds) if self.step_seconds else math.nan
@@ -79,23 +92,37 @@ class Measurements:
         self.restarts += 1
 
 
-def measured_columns(m: Measurements, cell: Cell, peak_flops: float) -> dict[str, Any]:
-    """Columns of the record that say what was measured; NaN where nothing was."""
+def measured_columns(m: Measurements, cell: Cell, device: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns of the record that say what was measured; NaN where nothing was.
+
+    Args:
+        m: what was measured.
+        cell: what was trained.
+        device: columns of sweep.device.describe; peaks are of one device of `n_device`.
+    """
     per_token = flops_per_token(cell.model, FlopRule.PALM)
     rate = cell.batch_tokens / m.median_step()
     done = m.steps_done * cell.batch_tokens
     whole = done / m.train_seconds if m.train_seconds else math.nan
+    peak, measured_peak = (device["n_device"] * p for p in (device["peak_flops"], m.matmul_peak))
+    utilisations = {
+        "mfu": mfu(rate, per_token, peak),
+        "mfu_whole_run": mfu(whole, per_token, peak),
+        "mfu_of_measured_peak": mfu(rate, per_token, measured_peak),
+    }
     return {
-        "train_loss": m.tail_sum / m.tail_count if m.tail_count else math.nan,
+        "train_loss": m.train_loss(),
         "eval_loss_last_k": statistics.fmean(m.evaluations) if m.evaluations else math.nan,
         "tokens_per_second": rate,
-        "mfu": mfu(rate, per_token, peak_flops),
-        "mfu_whole_run": mfu(whole, per_token, peak_flops),
-        "mfu_of_measured_peak": mfu(rate, per_token, m.matmul_peak),
+        **utilisations,
+        "suspect": suspects(utilisations),
         "measured_peak_flops": m.matmul_peak,
         "peak_memory_bytes": m.peak_memory_bytes,
         "train_seconds": m.train_seconds,
         "seconds": m.seconds,
+        "compile_seconds": m.compile_seconds,
+        "energy_joules": m.energy_joules or math.nan,
+        "b_noise": m.b_noise,
         "spikes": m.spikes,
         "restarts": m.restarts,
         "started_at": m.started_at,

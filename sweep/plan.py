@@ -9,31 +9,31 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.cells import cell_to_row
-from sweep.grid import si
-from sweep.predict import predict_cost, predict_wall
-from sweep.recipe import RULES, Recipe
+from sweep.grid import Cell, si
+from sweep.predict import Cost, predict_cost, predict_wall
+from sweep.recipe_rules import RULES
 from sweep.resolve import Resolved
 
 
 def plan_dict(resolved: Resolved) -> dict[str, Any]:
-    """Return the whole plan as plain values, for plan.format=json."""
-    costs = _costs(resolved)
-    cells = [
-        {**cell_to_row(cell), **{f"predicted_{k}": v for k, v in asdict(cost).items()}}
-        for cell, cost in zip(resolved.grid.cells, costs, strict=True)
-    ]
+    """Return the whole plan as plain values, for plan.format=json.
+
+    Probes are listed and priced apart; the wall-clock time and the disk are for everything.
+    """
+    grid = resolved.grid
+    costs, of_probes = _costs(resolved, grid.cells), _costs(resolved, grid.probes)
     devices = resolved.rates.devices
     return {
         "sweep": resolved.folder.name,
-        "cells": cells,
-        "skipped": [asdict(s) for s in resolved.grid.skipped],
+        "cells": _rows(grid.cells, costs),
+        "probes": _rows(grid.probes, of_probes),
+        "skipped": [asdict(s) for s in grid.skipped],
         "totals": {
-            "cells": len(cells),
-            "flops": sum(c["flops"] for c in cells),
-            "device_hours": sum(c.seconds for c in costs) / 3600,
-            "wall_hours": predict_wall(costs, devices) / 3600,
+            **_price(grid.cells, costs),
+            "probes": _price(grid.probes, of_probes),
+            "wall_hours": predict_wall(costs + of_probes, devices) / 3600,
             "devices": devices,
-            "disk_bytes": sum(c.disk_bytes for c in costs),
+            "disk_bytes": sum(c.disk_bytes for c in costs + of_probes),
         },
     }
 
@@ -45,16 +45,37 @@ def print_json(resolved: Resolved) -> None:
 
 def print_table(resolved: Resolved, console: Console, hardware: str) -> None:
     """Print the plan for a person: cells, what was left out, totals, the next command."""
-    grid, costs = resolved.grid, _costs(resolved)
+    grid = resolved.grid
+    console.print(_cell_table(resolved, grid.cells))
+    console.print(f"\n{_recipe_line(grid.cells)}")
+    if grid.probes:
+        console.print(f"\nProbes of the recipe ({len(grid.probes)}), which enter no fit:")
+        console.print(_cell_table(resolved, grid.probes))
+    _print_skipped(resolved, console)
+    totals = plan_dict(resolved)["totals"]
+    console.print(
+        f"\n{totals['cells']} cells, {totals['flops']:.3g} FLOPs ({grid.cells[0].flop_rule} rule), "
+        f"{duration(totals['device_hours'] * 3600)} of one device{_price_of_probes(totals)}.\n"
+        f"{duration(totals['wall_hours'] * 3600)} on {totals['devices']} (hardware={hardware}, "
+        f"assumed {resolved.rates.flops_per_second:.2g} FLOP/s each), "
+        f"{size_of(totals['disk_bytes'])} of disk.",
+    )
+
+
+def _cell_table(resolved: Resolved, cells: Sequence[Cell]) -> Table:
+    """One row a cell, budgets apart; the rule's batch where whole sequences are not that."""
+    rounded = any(c.recipe.batch_tokens_asked is not None for c in cells)
+    names = ["cell", "size", "N", "D", "C", "D/N", "steps", "warm-up", "batch", *["by rule"] * rounded,
+             "lr", "time", "memory", "disk", "regime"]  # fmt: skip
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("cell", "size", "N", "D", "C", "D/N", "steps", "warm-up", "batch", "lr", "time",
-                 "memory", "disk", "regime"):  # fmt: skip
+    for name in names:
         table.add_column(name, justify="left" if name in ("cell", "size", "regime") else "right")
     last = None
-    for cell, cost in zip(grid.cells, costs, strict=True):
+    for cell, cost in zip(cells, _costs(resolved, cells), strict=True):
         if last not in (None, cell.budget):
             table.add_row()
         last = cell.budget
+        asked = cell.recipe.batch_tokens_asked or cell.batch_tokens
         table.add_row(
             cell.id,
             cell.model.size_id,
@@ -65,22 +86,38 @@ def print_table(resolved: Resolved, console: Console, hardware: str) -> None:
             f"{cell.steps:,}",
             f"{cell.recipe.warmup_steps:,}",
             f"{cell.batch_tokens:,}",
+            *[f"{asked:,.0f}"] * rounded,
             f"{cell.recipe.lr:.3g}",
             duration(cost.seconds),
             size_of(cost.memory_bytes),
             size_of(cost.disk_bytes),
             cell.outside_regime or "inside",
         )
-    console.print(table)
-    console.print(f"\n{_recipe_line(grid.cells[0].recipe)}")
-    _print_skipped(resolved, console)
-    totals = plan_dict(resolved)["totals"]
-    console.print(
-        f"\n{totals['cells']} cells, {totals['flops']:.3g} FLOPs ({grid.cells[0].flop_rule} rule), "
-        f"{duration(totals['device_hours'] * 3600)} of one device, "
-        f"{duration(totals['wall_hours'] * 3600)} on {totals['devices']} (hardware={hardware}, "
-        f"assumed {resolved.rates.flops_per_second:.2g} FLOP/s each), "
-        f"{size_of(totals['disk_bytes'])} of disk.",
+    return table
+
+
+def _rows(cells: Sequence[Cell], costs: Sequence[Cost]) -> list[dict[str, Any]]:
+    return [
+        {**cell_to_row(cell), **{f"predicted_{k}": v for k, v in asdict(cost).items()}}
+        for cell, cost in zip(cells, costs, strict=True)
+    ]
+
+
+def _price(cells: Sequence[Cell], costs: Sequence[Cost]) -> dict[str, float]:
+    return {
+        "cells": len(cells),
+        "flops": sum(c.flops for c in cells),
+        "device_hours": sum(c.seconds for c in costs) / 3600,
+    }
+
+
+def _price_of_probes(totals: dict[str, Any]) -> str:
+    probes = totals["probes"]
+    if not probes["cells"]:
+        return "; no probes (grid.probe=false), so no fit can say whether the recipe transfers"
+    return (
+        f"; {probes['cells']} probes beside them, {probes['flops']:.3g} FLOPs "
+        f"(+{probes['flops'] / totals['flops']:.0%}), {duration(probes['device_hours'] * 3600)}"
     )
 
 
@@ -104,19 +141,25 @@ def size_of(n_bytes: float) -> str:
     return f"{n_bytes / 1e12:.2g} TB"
 
 
-def _recipe_line(r: Recipe) -> str:
-    """Say the constants that all cells share, and where the rule was fitted."""
+def _recipe_line(cells: Sequence[Cell]) -> str:
+    """Say the constants beside lr and batch, as ranges where a rule gives each cell its own."""
+    r = cells[0].recipe
+
+    def over_cells(name: str) -> str:
+        values = {getattr(c.recipe, name) for c in cells}
+        low, high = f"{min(values):.4g}", f"{max(values):.4g}"
+        return low if low == high else f"{low}..{high}"
+
     regime = RULES[r.rule].regime
     fitted = (
-        f"Fitted on N {si(regime.N[0])}..{si(regime.N[1])}, D {si(regime.D[0])}..{si(regime.D[1])}, "
-        f"D/N {regime.tokens_per_param[0]:g}..{regime.tokens_per_param[1]:g}, "
-        f"{regime.schedule}, {regime.optimizer} ({regime.source})."
+        regime.in_words()
         if regime
         else "A fixed recipe was fitted nowhere: only probes can tell whether it suits every cell."
     )
     return (
-        f"recipe={r.rule}: schedule {r.schedule}, floor {r.lr_floor:g}, AdamW betas {r.beta1:g} "
-        f"{r.beta2:g}, eps {r.eps:g}, weight decay {r.weight_decay:g}, clip {r.grad_clip:g}. {fitted}"
+        f"recipe={r.rule}: schedule {r.schedule}, floor {over_cells('lr_floor')}, AdamW betas "
+        f"{r.beta1:g} {over_cells('beta2')}, eps {over_cells('eps')}, weight decay "
+        f"{r.weight_decay:g}, clip {r.grad_clip:g}. {fitted}"
     )
 
 
@@ -128,5 +171,5 @@ def _print_skipped(resolved: Resolved, console: Console) -> None:
         console.print(f"  C={s.budget:.3g} {s.size_id}: {s.reason}")
 
 
-def _costs(resolved: Resolved) -> list:
-    return [predict_cost(c, resolved.rates, resolved.data.val_tokens) for c in resolved.grid.cells]
+def _costs(resolved: Resolved, cells: Sequence[Cell]) -> list[Cost]:
+    return [predict_cost(c, resolved.rates, resolved.data.final_tokens) for c in cells]

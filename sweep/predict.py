@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from models.flops import FlopRule, count_params, flops_per_token
 from sweep.grid import Cell
+from sweep.memory import memory_needed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +45,14 @@ def predict_cost(cell: Cell, rates: Rates, val_tokens: int) -> Cost:
     """Predict one cell.
 
     Seconds: PaLM FLOPs over the assumed rate, plus a cost for each token and each step; the
-    validation is a third of the training cost of its tokens. Memory: 16 bytes a parameter
-    (weights, gradients, two moments, float32) and what the backward keeps of one batch: about
-    (34 d L + 3 V) numbers a token (Korthikanti et al. 2022, arXiv:2205.05198, section 4.1, with
-    flash attention and float32 logits). Disk: the last checkpoint and a few kB of records.
+    validation is a third of the training cost of its tokens. Memory: sweep.memory, the whole
+    batch at once, in float32. Disk: the last checkpoint and a few kB of records.
     """
     cfg, N = cell.model, count_params(cell.model).total
     per_token = flops_per_token(cfg, FlopRule.PALM) / rates.flops_per_second + rates.token_seconds
     seconds = (cell.tokens + val_tokens / 3) * per_token + cell.steps * rates.step_seconds
-    kept = cell.batch_tokens * (34 * cfg.d_model * cfg.n_layer + 3 * cfg.vocab_size)
-    return Cost(seconds, 16.0 * N + 4.0 * kept, 12.0 * N + 50_000)
+    memory = memory_needed(cfg, cell.recipe.batch_rows, half=False)
+    return Cost(seconds, memory, 12.0 * N + 50_000)
 
 
 def predict_wall(costs: list[Cost], devices: int) -> float:

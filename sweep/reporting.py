@@ -10,9 +10,10 @@ from analysis.points import Points, PointsError, load_points
 from analysis.report import write_report
 from conf.schema import AppConf
 from results.provenance import code_sha256
+from sweep.data_columns import with_loss_of
 from sweep.documents import expand
 from sweep.errors import UsageError
-from sweep.fitting import collected_records, fit_points, sweep_points
+from sweep.fitting import collected_records, fit_points, fitted_curves, sweep_points
 from sweep.folder import SweepFolder, plan_frame, read_plan
 
 
@@ -22,22 +23,26 @@ def report_sweep(app: AppConf, folder: SweepFolder, console: Console, command: s
     Raises:
         UsageError: not collected or not fitted.
     """
+    loss = app.fit.loss
     records = collected_records(folder)
+    if loss is not None:
+        records = with_loss_of(records, loss)[list(records.columns)]
     try:
-        fits = read_fits(folder.fits)
-        points = _points_frame(sweep_points(folder, fits["points"]["N_convention"]))
+        fits = read_fits(folder.fits_of(loss))
+        points = _points_frame(sweep_points(folder, fits["points"]["N_convention"], loss))
     except (FitsError, PointsError) as e:
-        raise UsageError(f"{e}; first: isoflop fit sweep={folder.name}") from None
+        of_set = f" fit.loss={loss}" if loss else ""
+        raise UsageError(f"{e}; first: isoflop fit sweep={folder.name}{of_set}") from None
     plan = read_plan(folder)
     return _write(
-        folder.report,
+        folder.report_of(loss),
         fits,
         console,
         records=records,
-        curves=pd.read_parquet(folder.curves) if folder.curves.exists() else None,
+        curves=None if loss else fitted_curves(folder, records),
         plan=plan_frame(plan) if plan else None,
         points=points,
-        title=app.report.title or f"Scaling laws of {folder.name}",
+        title=app.report.title or f"Scaling laws of {folder.name}{f' on {loss}' * bool(loss)}",
         command=command,
     )
 

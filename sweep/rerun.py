@@ -8,19 +8,32 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
+from models.attention import attention_version
 from results.record import Record
 from results.store import StoreError, read_records, results_of
-from sweep.attempt import Progress, claim, run_attempt
+from sweep.attempt import Progress, run_attempt
 from sweep.cells import cell_from_row
-from sweep.data import DataSettings, check_epochs, open_data, prepare_data
-from sweep.device import Device, open_device
+from sweep.claim import claim
+from sweep.compare import say_result
+from sweep.data import CellData, check_data, open_data, prepare_data
+from sweep.data_columns import tokens_of_a_set
+from sweep.data_resolve import DataHandling
+from sweep.data_settings import BYTES
+from sweep.device import (
+    Device,
+    check_replica,
+    describe,
+    measure_matmul_peak,
+    open_device,
+)
+from sweep.display import TerminalDisplay
 from sweep.documents import expand
 from sweep.errors import UsageError, find_one
 from sweep.folder import PlannedCell, SweepFolder, read_plan
 from sweep.grid import Cell
+from sweep.live import utilisation_of
 from sweep.measure import Measurements, measured_columns
 from sweep.plan import duration
 from sweep.resolve import Resolved
@@ -35,6 +48,7 @@ class Found:
     planned: PlannedCell
     folder: SweepFolder
     records: pd.DataFrame | None
+    handling: DataHandling
 
 
 def find_cell(
@@ -65,7 +79,8 @@ def find_cell(
     records = None
     if folder.records.is_dir():
         records = read_records(folder.records)
-    return Found(frozen.get(cell_id) or composed[cell_id], folder, records)
+    planned = frozen.get(cell_id) or composed[cell_id]
+    return Found(planned, folder, records, resolved.handling)
 
 
 def rerun(found: Found, hardware: HardwareSettings, run: RunSettings, console: Console) -> Record:
@@ -76,23 +91,25 @@ def rerun(found: Found, hardware: HardwareSettings, run: RunSettings, console: C
     """
     cell, folder = found.planned.cell, found.folder
     folder.make()
-    data = _open(found.planned, folder, console)
-    _refuse_other_data(found, data.tokens.sha256)
-    device = _open_device(hardware)
+    shards, data = _open(found, console)
+    _refuse_other_data(found, data.sha256)
+    device = _open_device(hardware, found)
     attempt = claim(folder, cell, resume=False)
     console.print(
         f"{cell.id}, attempt {attempt.number}: {cell.model.size_id}, N={cell.N:,.0f}, "
         f"D={cell.tokens:,} in {cell.steps:,} steps on {device.board} "
-        f"({device.dtype_name}, attention {device.attention})",
+        f"({device.dtype_name}, attention {device.attention} of {attention_version(device.attention)}, "
+        f"{'' if device.deterministic else 'not '}deterministic)",
     )
     with _ProgressLine(console) as line:
         try:
             record = run_attempt(
-                attempt, folder, data, found.planned.data, device, run, on_progress=line.show
-            )
+                attempt, folder, data, found.planned.data, device, run,
+                on_progress=line.show, shards=shards,
+            )  # fmt: skip
         finally:
             attempt.release()
-    _say_result(record, found.records, console)
+    say_result(record, found.records, console)
     return record
 
 
@@ -103,18 +120,28 @@ def measure_speed(
     cell = found.planned.cell
     if not 1 <= steps <= cell.steps:
         raise UsageError(f"run.steps={steps} must lie between 1 and the cell's {cell.steps}")
-    data = _open(found.planned, found.folder, console)
-    device = _open_device(hardware)
+    if hardware.ranks > 1:
+        raise UsageError(
+            "run.steps measures one rank: leave hardware.ranks out, or leave run.steps out"
+        )
+    _, data = _open(found, console)
+    device = _open_device(hardware, found)
     trainer = Trainer(cell, data.train, device)
-    measured = Measurements(started_at="", matmul_peak=float("nan"))
+    trainer.settle()
+    measured = Measurements(started_at="", matmul_peak=measure_matmul_peak(device))
     for step in range(1, steps + 1):
         start = time.perf_counter()
         loss = trainer.train_step().item()
         measured.add_step(loss, time.perf_counter() - start, step, cell.steps)
-    speed = measured_columns(measured, cell, float("nan"))["tokens_per_second"]
-    memory = device.peak_memory_bytes()
+    columns, memory = measured_columns(measured, cell, describe(device)), device.peak_memory_bytes()
+    speed, mfu = columns["tokens_per_second"], columns["mfu"]
+    of_measured = columns["mfu_of_measured_peak"]
+    share = (
+        utilisation_of(mfu, "datasheet") if mfu == mfu else utilisation_of(of_measured, "measured")
+    )
     console.print(
-        f"{cell.id}: {speed:,.0f} tokens/s over {steps} steps, {memory / 1e6:,.0f} MB, "
+        f"{cell.id}: {speed:,.0f} tokens/s ({share}) over {steps} steps of {trainer.micro_rows} "
+        f"sequences at a time, {memory / 1e6:,.0f} MB, "
         f"so about {duration(cell.tokens / speed)} for the cell. Nothing was recorded.",
     )
     return {"tokens_per_second": speed, "peak_memory_bytes": memory}
@@ -128,26 +155,34 @@ def _from_records(resolved: Resolved, asked: str, path: Path) -> Found:
         cell = cell_from_row(row)
     except (StoreError, ValueError) as e:
         raise UsageError(f"record={path}: {e}") from None
-    val_tokens = row["val_tokens"]  # the same text, or the losses can't be compared
-    data = resolved.data
-    if val_tokens == val_tokens and val_tokens:
-        data = replace(data, val_tokens=int(val_tokens), tokenizer=cell.data.tokenizer)
-    return Found(PlannedCell(cell, data), resolved.folder, records)
+    data = replace(resolved.data, document_mask=cell.data.document_mask)
+    val_tokens = tokens_of_a_set(row)  # the same text, or the losses can't be compared
+    if val_tokens is not None:
+        data = replace(data, val_tokens=val_tokens)
+    if {data.tokenizer, cell.data.tokenizer} <= set(BYTES):  # else check_data compares them
+        data = replace(data, tokenizer=cell.data.tokenizer)
+    return Found(PlannedCell(cell, data), resolved.folder, records, resolved.handling)
 
 
-def _open(planned: PlannedCell, folder: SweepFolder, console: Console):
-    settings: DataSettings = planned.data
-    shards = prepare_data(settings, folder.data_cache, console.print)
-    data = open_data(shards, settings, planned.cell.model.seq_len, verify=True)
-    check_epochs([planned.cell], data, settings.max_epochs)
-    return data
+def _open(found: Found, console: Console) -> tuple[Path, CellData]:
+    planned, handling = found.planned, found.handling
+    shards = prepare_data(planned.data, found.folder.data_cache, console.print, handling.workers)
+    T, node_cache = planned.cell.model.seq_len, handling.node_cache
+    data = open_data(shards, planned.data, T, verify=True, node_cache=node_cache)
+    check_data([planned.cell], data, planned.data.max_epochs)
+    return shards, data
 
 
-def _open_device(hardware: HardwareSettings) -> Device:
+def _open_device(hardware: HardwareSettings, found: Found) -> Device:
+    """Open the device with the attention that suits all sizes of the sweep, and check the cell."""
+    planned = [found.planned, *read_plan(found.folder)]
+    documents = any(p.data.document_mask for p in planned)
     try:
-        return open_device(hardware)
+        device = open_device(hardware, 0, {p.cell.model.head_dim for p in planned}, documents)
     except ValueError as e:
         raise UsageError(str(e)) from None
+    check_replica(found.planned.cell.model, found.planned.cell.recipe.batch_rows, device)
+    return device
 
 
 def _refuse_other_data(found: Found, sha256: str) -> None:
@@ -167,62 +202,18 @@ def _recorded(cell: Cell, records: pd.DataFrame | None) -> pd.Series | None:
     return None if rows.empty else rows.iloc[0]
 
 
-def _say_result(record: Record, records: pd.DataFrame | None, console: Console) -> None:
-    if record.status != "finished":
-        console.print(f"{record.status}: {record.reason}")
-        return
-    console.print(
-        f"loss {record.val_loss:.6f} ± {record.val_loss_se:.4f} nats/token on "
-        f"{record.val_tokens:,} tokens, {record.bpb:.4f} bits/byte, "
-        f"{record.tokens_per_second:,.0f} tokens/s, {duration(record.seconds)}",
-    )
-    if records is None:
-        return
-    old = records[(records["cell_id"] == record.cell_id) & (records["status"] == "finished")]
-    if old.empty:
-        console.print("No finished record of this cell to compare with.")
-        return
-    before = results_of(old).iloc[0]["val_loss"]
-    console.print(f"recorded {before:.6f}, now {record.val_loss:.6f}, {_compare(record, before, records)}")  # fmt: skip
-
-
-def _compare(record: Record, before: float, records: pd.DataFrame) -> str:
-    difference = record.val_loss - before
-    if difference == 0:
-        return "equal to the bit"
-    seeds = results_of(records)
-    seeds = seeds[
-        (seeds["status"] == "finished")
-        & (seeds["budget"] == record.budget)
-        & (seeds["size_id"] == record.size_id)
-    ]
-    if seeds["seed"].nunique() < 2:
-        return f"difference {difference:+.6f} (seed sd unknown: the cell has one seed)"
-    sd = seeds["val_loss"].std(ddof=1)
-    return f"difference {difference:+.6f}, {difference / sd:+.2f} seed sd"
-
-
-class _ProgressLine:
+class _ProgressLine(TerminalDisplay):
     """One line that is rewritten on a terminal; a line every ten seconds elsewhere."""
 
     def __init__(self, console: Console) -> None:
-        self.console, self.told = console, time.monotonic()
-        self.live = Live(console=console, refresh_per_second=4, transient=True)
-
-    def __enter__(self) -> "_ProgressLine":
-        if self.console.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self.console.is_terminal:
-            self.live.stop()
+        super().__init__(console, transient=True)
+        self.told = time.monotonic()
 
     def show(self, p: Progress) -> None:
         """Say where the attempt is."""
         text = (
             f"step {p.step:,}/{p.steps:,}  loss {p.loss:.4f}  {p.tokens_per_second:,.0f} tokens/s  "
-            f"{p.utilisation:.0%} of the measured matmul peak  {duration(p.seconds_left)} to go"
+            f"{utilisation_of(p.utilisation, p.peak)}  {duration(p.seconds_left)} to go"
         )
         if self.console.is_terminal:
             self.live.update(Text(text))

@@ -3,16 +3,18 @@
 from dataclasses import asdict, dataclass
 
 from conf.schema import AppConf, HardwareConf, RunConf
-from models.config import GPTConfig, Positions
+from models.config import MLP, GPTConfig, Init, Norm, Positions
 from sweep.data import DataSettings
+from sweep.data_resolve import DataHandling, resolve_data
 from sweep.documents import expand
 from sweep.errors import UsageError
 from sweep.folder import PlannedCell, SweepFolder
-from sweep.grid import DataRef, Grid, GridSettings, isoflop_grid
+from sweep.grid import Grid, GridSettings, isoflop_grid
+from sweep.memory import without_too_large
 from sweep.predict import Rates
+from sweep.probes import with_probes
 from sweep.recipe import RecipeSettings
 from sweep.settings import HardwareSettings, RunSettings
-from sweep.tokens import VOCABULARY
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,13 @@ class Resolved:
     folder: SweepFolder
     grid: Grid
     data: DataSettings
+    handling: DataHandling
     rates: Rates
 
     @property
     def planned(self) -> list[PlannedCell]:
-        """Cells of the grid with their data."""
-        return [PlannedCell(cell, self.data) for cell in self.grid.cells]
+        """Cells and probes of the grid with their data."""
+        return [PlannedCell(cell, self.data) for cell in self.grid.trained]
 
 
 def resolve(app: AppConf) -> Resolved:
@@ -36,11 +39,15 @@ def resolve(app: AppConf) -> Resolved:
     Raises:
         UsageError: a value that makes no grid, naming its key.
     """
+    folder = sweep_folder(app)
+    data = resolve_data(app, folder.data_cache)
     try:
-        data = _data(app)
         recipe = RecipeSettings(**asdict(app.recipe))
-        grid = isoflop_grid(_grid_settings(app), _ladder(app), recipe, _data_ref(app))
+        settings = _grid_settings(app)
+        grid = isoflop_grid(settings, _ladder(app, data.tokenizer.vocab_size), recipe, data.ref)
         rates = _rates(app.hardware)
+        half, memory = app.hardware.dtype != "float32", app.hardware.memory_bytes
+        grid = without_too_large(grid, half, memory)
     except ValueError as e:
         raise UsageError(str(e)) from None
     if not grid.cells:
@@ -49,7 +56,9 @@ def resolve(app: AppConf) -> Resolved:
             f"grid={app.grid.name} has no cells. The first ones fell because: {fell}. "
             "Widen grid.window, move grid.tokens_per_param, or change grid.budgets"
         )
-    return Resolved(folder=sweep_folder(app), grid=grid, data=data, rates=rates)
+    if settings.probe:
+        grid = with_probes(grid, settings, recipe)
+    return Resolved(folder, grid, data.settings, data.handling, rates)
 
 
 def sweep_folder(app: AppConf) -> SweepFolder:
@@ -64,7 +73,7 @@ def hardware_settings(conf: HardwareConf) -> HardwareSettings:
     Raises:
         UsageError: an unknown name or a number out of range.
     """
-    values = asdict(conf)
+    values = {**asdict(conf), "compile": conf.compile.lower()}  # Hydra reads true as True
     try:
         return HardwareSettings(**{k: values[k] for k in HardwareSettings.__dataclass_fields__})
     except ValueError as e:
@@ -84,23 +93,23 @@ def run_settings(conf: RunConf) -> RunSettings:
         raise UsageError(str(e)) from None
 
 
-def _ladder(app: AppConf) -> list[GPTConfig]:
-    if app.model.positions not in list(Positions):
-        raise ValueError(
-            f"model.positions={app.model.positions} is unknown; it may be {', '.join(Positions)}"
-        )
-    if not app.model.ladder:
+_NAMED = {"positions": Positions, "norm": Norm, "mlp": MLP, "init": Init}
+
+
+def _ladder(app: AppConf, vocab_size: int) -> list[GPTConfig]:
+    shared = asdict(app.model)
+    sizes = shared.pop("ladder")
+    del shared["name"]
+    for key, names in _NAMED.items():
+        if shared[key] not in list(names):
+            raise ValueError(f"model.{key}={shared[key]} is unknown; it may be {', '.join(names)}")
+        shared[key] = names(shared[key])
+    if not sizes:
         raise ValueError("model.ladder has no sizes")
     ladder = []
-    for i, size in enumerate(app.model.ladder):
+    for i, size in enumerate(sizes):
         try:
-            cfg = GPTConfig(
-                **asdict(size),
-                vocab_size=VOCABULARY[app.data.tokenizer],
-                seq_len=app.model.seq_len,
-                positions=Positions(app.model.positions),
-                tied=app.model.tied,
-            )
+            cfg = GPTConfig(**size, **shared, vocab_size=vocab_size)
         except ValueError as e:
             raise ValueError(f"model.ladder[{i}]: {e}") from None
         if cfg in ladder:
@@ -113,22 +122,6 @@ def _grid_settings(app: AppConf) -> GridSettings:
     values = asdict(app.grid)
     del values["name"]
     return GridSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-
-def _data(app: AppConf) -> DataSettings:
-    if app.data.tokenizer not in VOCABULARY:
-        raise ValueError(
-            f"data.tokenizer={app.data.tokenizer} is unknown; it may be {', '.join(VOCABULARY)}"
-        )
-    values = asdict(app.data)
-    return DataSettings(**{k: values[k] for k in DataSettings.__dataclass_fields__})
-
-
-def _data_ref(app: AppConf) -> DataRef:
-    for key in ("name", "revision"):
-        if not getattr(app.data, key).strip():
-            raise ValueError(f"data.{key} is empty")
-    return DataRef(name=app.data.name, revision=app.data.revision, tokenizer=app.data.tokenizer)
 
 
 def _rates(conf: HardwareConf) -> Rates:

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
-from models.config import Attention
+from models.config import Attention, CrossEntropy
+from models.kernel_rules import Place, choose, choose_cross_entropy
 
 DTYPES = ("float32", "bfloat16")
+KEEP = ("none", "last", "all")  # checkpoints that outlive their attempt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +21,12 @@ class HardwareSettings:
     dtype: str
     attention: str
     threads: int
+    cross_entropy: str = "chunked"
+    ranks: int = 1
+    micro_rows: int | None = None
+    compile: str = "auto"
+    deterministic: bool = False
+    memory_bytes: float | None = None
 
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):
@@ -32,8 +40,26 @@ class HardwareSettings:
             raise ValueError(
                 f"hardware.attention={self.attention} is unknown; it may be {', '.join(known)}"
             )
+        if self.cross_entropy not in list(CrossEntropy):
+            raise ValueError(
+                f"hardware.cross_entropy={self.cross_entropy} is unknown; "
+                f"it may be {', '.join(CrossEntropy)}"
+            )
+        if self.device == "cpu":  # known without torch, and before anything is written
+            choose(Place(device="cpu", dtype=self.dtype), self.attention)
+            choose_cross_entropy("cpu", self.cross_entropy)
         if not 1 <= self.threads <= 1024:
             raise ValueError(f"hardware.threads={self.threads} must lie between 1 and 1024")
+        if not 1 <= self.ranks <= 64:
+            raise ValueError(f"hardware.ranks={self.ranks} must lie between 1 and 64")
+        if self.micro_rows is not None and self.micro_rows < 1:
+            raise ValueError(f"hardware.micro_rows={self.micro_rows} must be at least 1")
+        if self.compile not in ("auto", "true", "false"):
+            raise ValueError(
+                f"hardware.compile={self.compile} is unknown; it may be auto, true, false"
+            )
+        if self.memory_bytes is not None and not self.memory_bytes > 0:
+            raise ValueError(f"hardware.memory_bytes={self.memory_bytes:g} must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +72,15 @@ class RunSettings:
 
     evaluations: int
     checkpoint_seconds: float
+    keep_checkpoints: str = "last"
 
     def __post_init__(self) -> None:
         if not 0 <= self.evaluations <= 10_000:
             raise ValueError(f"run.evaluations={self.evaluations} must lie between 0 and 10,000")
         if not self.checkpoint_seconds >= 0:
             raise ValueError(f"run.checkpoint_seconds={self.checkpoint_seconds:g} is negative")
+        if self.keep_checkpoints not in KEEP:
+            raise ValueError(
+                f"run.keep_checkpoints={self.keep_checkpoints} is unknown; "
+                f"it may be {', '.join(KEEP)}"
+            )

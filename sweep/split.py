@@ -71,6 +71,33 @@ def split_document(
             break
         owed -= end - start
         chosen.add(start)
+    return _stretches(text, blocks, chosen), owed
+
+
+def hold_out(text: bytes, share: float, longest: int = BLOCK_BYTES) -> list[Stretch]:
+    """Hold out each block of a document with probability `share`, drawn from its own sha256.
+
+    Unlike split_document it looks at nothing but the document: equal documents land on the same
+    side, wherever they stand in the corpus, and no order or memory is needed.
+
+    Args:
+        text: the document.
+        share: 0 keeps all for training, 1 holds all out.
+        longest: bytes of the longest block; shorter documents are one block.
+
+    Returns:
+        Stretches in order, as split_document.
+    """
+    blocks = list(pairwise(cut_blocks(text, longest)))
+    return _stretches(text, blocks, {i for i, j in blocks if _draw(text[i:j]) < share})
+
+
+def _draw(block: bytes) -> float:
+    """Uniform on [0, 1) for random text, a function of the bytes."""
+    return int.from_bytes(hashlib.sha256(block).digest()[:6], "big") / 2**48
+
+
+def _stretches(text: bytes, blocks: list[tuple[int, int]], chosen: set[int]) -> list[Stretch]:
     joined: list[Stretch] = []
     for start, end in blocks:
         held_out = start in chosen
@@ -78,7 +105,7 @@ def split_document(
             start = joined.pop().start
         joined.append(Stretch(start, end, held_out))
     trimmed = (s if s.validation else _trim(text, s) for s in joined)
-    return [s for s in trimmed if s.start < s.end], owed
+    return [s for s in trimmed if s.start < s.end]
 
 
 def repeated_share(train: np.ndarray, validation: np.ndarray) -> float:

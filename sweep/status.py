@@ -5,10 +5,13 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
-from results.store import terminal_cells
+from results.store import read_records, rerun_spread, results_of, terminal_cells
 from sweep.arguments import Arguments
 from sweep.errors import UsageError
 from sweep.folder import SweepFolder, read_plan
+from sweep.health import complaints
+
+_MOST = 10  # cells whose notes are printed
 
 
 def print_status(folder: SweepFolder, args: Arguments, console: Console) -> int:
@@ -39,12 +42,38 @@ def print_status(folder: SweepFolder, args: Arguments, console: Console) -> int:
     for budget, counts in sorted(states.items()):
         table.add_row(f"{budget:.3g}", *(str(counts[c]) if counts[c] else "·" for c in columns))
     console.print(table)
+    _print_health(folder, [p.cell.id for p in plan if p.cell.id in done], console)
     total = sum(states.values(), Counter())
     if len(done) < len(plan):
         console.print(f"Go on: {args.again('launch', ('root', 'sweep', 'grid'))}")
     else:
         console.print(f"Next: {args.again('collect', ('root', 'sweep', 'grid'))}")
     return 1 if total["failed"] or total["diverged"] else 0
+
+
+def _print_health(folder: SweepFolder, done: list[str], console: Console) -> None:
+    """Say which finished cells to look at before a law is drawn through them, and why."""
+    if not done:
+        return
+    records = read_records(folder.records)
+    results = results_of(records)
+    results = results[results["cell_id"].isin(done)]
+    for row in results[results["status"] == "diverged"].to_dict("records"):
+        console.print(f"{row['cell_id']}: diverged, {row['reason']}")
+    notes = {
+        row["cell_id"]: complaints(row)
+        for row in results[results["status"] == "finished"].to_dict("records")
+    }
+    unhealthy = {cell_id: found for cell_id, found in notes.items() if found}
+    for cell_id, found in list(unhealthy.items())[:_MOST]:
+        console.print(f"{cell_id}: {'; '.join(found)}")
+    if len(unhealthy) > _MOST:
+        console.print(f"and {len(unhealthy) - _MOST} more cells with such notes")
+    spread = rerun_spread(records)
+    if len(spread):
+        console.print(
+            f"Reruns of {len(spread)} cells differ by {spread['spread'].max():.3g} nats at most."
+        )
 
 
 def _unrecorded(folder: SweepFolder, cell_id: str) -> str:

@@ -21,7 +21,8 @@ import numpy as np
 
 from sweep import corpus, split
 from sweep.documents import DataError, Source, expand, folder_revision, text_folder
-from sweep.shards import MANIFEST_SCHEMA, SHARDS, Tokens, open_tokens, seal, sha256_of
+from sweep.shards import MANIFEST_SCHEMA, SHARDS, Tokens, is_whole, open_tokens, write_sealed
+from sweep.stamps import read_sha256
 
 __all__ = ["DataError", "DataSpec", "Tokens", "open_tokens", "prepare", "revision_of"]
 
@@ -93,11 +94,11 @@ def prepare(spec: DataSpec, cache: Path, say: Callable[[str], None] = print) -> 
         DataError: text that can't be fetched, read or split, or a cache that can't be written.
     """
     folder = cache / spec.folder_name
-    if _is_whole(folder):
+    if is_whole(folder):
         return folder
     try:
-        with _lock(cache, say):
-            if not _is_whole(folder, say):
+        with one_builder(cache, "prepare.lock", say):
+            if not is_whole(folder, say):
                 try:
                     _build(spec, cache, folder, say)
                 finally:
@@ -147,11 +148,7 @@ def _build(spec: DataSpec, cache: Path, folder: Path, say: Callable[[str], None]
         },
         "validation_windows_in_training": repeated,
     }
-    with (part / "manifest.json").open("w") as f:
-        json.dump(
-            {**manifest, "seal": seal(manifest)}, f, indent=1, sort_keys=True, allow_nan=False
-        )
-        _sync(f)
+    write_sealed(manifest, part / "manifest.json")
     if folder.exists():  # damaged; who has mapped its shards keeps them
         folder.rename(part.with_name(f"{part.name}-damaged"))
     part.rename(folder)
@@ -219,7 +216,7 @@ def _describe(
             "bytes": text,
             "stretches": int(counts[name][0]),
             "other_share": int(counts[name][mapped].sum()) / text,
-            "sha256": sha256_of(part / f"{name}.bin"),
+            "sha256": read_sha256(part / f"{name}.bin"),
         }
     both = "".join(shards[name]["sha256"] for name in SHARDS)
     return {
@@ -258,23 +255,11 @@ def _map_bytes(path: Path, table: np.ndarray) -> None:
     shard.flush()
 
 
-def _is_whole(folder: Path, say: Callable[[str], None] | None = None) -> bool:
-    if not folder.exists():
-        return False
-    try:
-        open_tokens(folder, verify=True)
-    except DataError as e:
-        if say:
-            say(f"building again: {e}")
-        return False
-    return True
-
-
 @contextmanager
-def _lock(cache: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """One builder per cache. The system lets go of the lock of a process that is killed."""
+def one_builder(cache: Path, lock: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock file of a cache. The system lets go of the lock of a process that is killed."""
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "prepare.lock").open("w") as f:
+    with (cache / lock).open("w") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -13,9 +13,9 @@ from sweep.errors import UsageError
 from sweep.resolve import hardware_settings, resolve, run_settings, sweep_folder
 
 _CELLS = ("root", "sweep", "grid", "grid.*", "model", "model.*", "recipe", "recipe.*", "data",
-          "data.*")  # fmt: skip
+          "data.*", "eval")  # fmt: skip
 _HARDWARE = ("hardware", "hardware.*")
-_RUN = ("run.evaluations", "run.checkpoint_seconds")
+_RUN = ("run.evaluations", "run.checkpoint_seconds", "run.keep_checkpoints")
 _SWEEP = ("root", "sweep", "grid")
 _FIT = ("fit", "fit.*")
 
@@ -49,16 +49,19 @@ def plan(args: Arguments, console: Console) -> int:
 
 def prepare(args: Arguments, console: Console) -> int:
     """Fetch and tokenise the data of a config."""
-    from sweep.data import check_epochs, open_data, prepare_data
+    from sweep.data import check_data, open_data, prepare_data
 
     resolved = resolve(args.app)
     _make_root(resolved.folder.root)
-    shards = prepare_data(resolved.data, resolved.folder.data_cache, console.print)
+    shards = prepare_data(
+        resolved.data, resolved.folder.data_cache, console.print, resolved.handling.workers
+    )
     data = open_data(shards, resolved.data, resolved.grid.cells[0].model.seq_len, verify=True)
-    check_epochs(list(resolved.grid.cells), data, resolved.data.max_epochs)
+    check_data(list(resolved.grid.trained), data, resolved.data.max_epochs)
     console.print(
-        f"data={args.app.data.name}: {len(data.tokens.train):,} training and "
-        f"{len(data.tokens.validation):,} validation tokens in {shards}, checksums right.",
+        f"data={args.app.data.name}: {data.train_tokens:,} training and "
+        f"{sum(len(h.rows.tokens) for h in data.validation):,} validation tokens in {shards}, "
+        "checksums right.",
     )
     _next(console, "Train on it", args.again("launch", VERBS["launch"].reads))
     return 0
@@ -89,7 +92,7 @@ def run(args: Arguments, console: Console) -> int:
     hardware, settings = hardware_settings(args.app.hardware), run_settings(args.app.run)
     from sweep.rerun import find_cell, measure_speed, rerun  # imports torch: after cheap checks
 
-    changed = args.groups_named("grid", "model", "recipe", "data") - {"grid"}
+    changed = args.groups_named("grid", "model", "recipe", "data", "eval") - {"grid"}
     found = find_cell(resolve(args.app), args.app.cell, args.app.record, changed)
     if args.app.run.steps is not None:
         measure_speed(found, hardware, args.app.run.steps, console)
@@ -108,6 +111,7 @@ def status(args: Arguments, console: Console) -> int:
 
 def collect(args: Arguments, console: Console) -> int:
     """Gather record files into records.parquet and curves.parquet."""
+    from analysis.recipe_transfer import transfer
     from sweep.collect import collect as collect_sweep
 
     folder = sweep_folder(args.app)
@@ -118,6 +122,7 @@ def collect(args: Arguments, console: Console) -> int:
     )
     if got.missing:
         console.print(f"Missing: {', '.join(got.missing[:5])}{' …' * (len(got.missing) > 5)}")
+    console.print(transfer(got.records).line)
     _next(console, "Next", args.again("fit", _SWEEP))
     return 0
 
@@ -129,7 +134,7 @@ def fit(args: Arguments, console: Console) -> int:
     _refuse_unused_fit_keys(args)
     if args.app.points is None:
         fit_sweep(args.app, sweep_folder(args.app), console)
-        _next(console, "Next", args.again("report", _SWEEP))
+        _next(console, "Next", args.again("report", (*_SWEEP, "fit.loss")))
     else:
         fit_points(args.app, _out(args), console)
         _next(console, "Next", args.again("report", VERBS["report"].reads))
@@ -138,7 +143,8 @@ def fit(args: Arguments, console: Console) -> int:
 
 def report(args: Arguments, console: Console) -> int:
     """Write report.html, report.md and the figures."""
-    unused = sorted(args.groups_named("fit", "columns", "out"))
+    _refuse_unused_fit_keys(args)
+    unused = sorted(args.groups_named("fit", "columns", "out") - {"fit.loss"})
     if args.app.points is None and unused:
         raise UsageError(
             f"{unused[0]} is not read here: the report of a sweep shows its fits.json; "
@@ -152,7 +158,10 @@ def _report(args: Arguments, console: Console) -> int:
 
     if args.app.points is None:
         page = report_sweep(
-            args.app, sweep_folder(args.app), console, args.again("report", (*_SWEEP, "report.*"))
+            args.app,
+            sweep_folder(args.app),
+            console,
+            args.again("report", (*_SWEEP, "report.*", "fit.loss")),
         )
     else:
         page = report_points(
@@ -235,11 +244,13 @@ def _refuse_unused_fit_keys(args: Arguments) -> None:
         )
     if "fit.N" in args.named and args.app.points is not None:
         raise UsageError("fit.N chooses among a sweep's own counts; with points=, map columns.N")
+    if "fit.loss" in args.named and args.app.points is not None:
+        raise UsageError("fit.loss chooses a set of a sweep; with points=, map columns.loss")
 
 
 def _check_data(resolved, args: Arguments) -> None:
     """Compare D with the text where it is prepared already; a plan fetches nothing."""
-    from sweep.data import check_epochs, find_prepared, open_data
+    from sweep.data import check_data, find_prepared, open_data
 
     shards = find_prepared(resolved.data, resolved.folder.data_cache)
     if shards is None:
@@ -248,7 +259,7 @@ def _check_data(resolved, args: Arguments) -> None:
         print(note, file=sys.stderr)  # stdout may be JSON
         return
     data = open_data(shards, resolved.data, resolved.grid.cells[0].model.seq_len)
-    check_epochs(list(resolved.grid.cells), data, resolved.data.max_epochs)
+    check_data(list(resolved.grid.trained), data, resolved.data.max_epochs)
 
 
 def _next(console: Console, what: str, command: str) -> None:

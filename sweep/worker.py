@@ -10,14 +10,15 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sweep.attempt import Progress, Stopped, claim, run_attempt
-from sweep.data import open_data
-from sweep.device import Device, open_device
+from sweep.attempt import Progress, Stopped, run_attempt
+from sweep.claim import claim
+from sweep.data import check_data, open_data
+from sweep.device import Device, check_replica, open_device
 from sweep.folder import PlannedCell, SweepFolder, read_plan
 from sweep.settings import HardwareSettings, RunSettings
 
@@ -31,7 +32,12 @@ def main() -> None:
     setup = inbox.get()["setup"]
     folder = SweepFolder(Path(setup["root"]), setup["sweep"])
     plan = {p.cell.id: p for p in read_plan(folder)}
-    device = open_device(HardwareSettings(**setup["hardware"]))
+    try:
+        device = _open_device(HardwareSettings(**setup["hardware"]), plan.values())
+    except ValueError as e:
+        say({"kind": "refused", "reason": str(e)})
+        return
+    say({"kind": "ready"})
     settings = RunSettings(**setup["run"])
     while (message := inbox.get()) and not ended.is_set():
         planned = plan[message["item"]]
@@ -40,7 +46,7 @@ def main() -> None:
             say({"kind": "progress", **_progress(p)})
 
         try:
-            outcome = _train(planned, folder, Path(setup["data"]), device, settings, tell, ended)
+            outcome = _train(planned, folder, setup, device, settings, tell, ended)
         except Stopped:
             return
         except Exception as e:  # whatever it is, the next cell deserves its turn
@@ -49,16 +55,31 @@ def main() -> None:
         say({"kind": "done", "item": planned.cell.id, **outcome, "free": True})
 
 
+def _open_device(asked: HardwareSettings, plan: Collection[PlannedCell]) -> Device:
+    """Open the device for all sizes of the sweep, which share one attention."""
+    head_dims = {p.cell.model.head_dim for p in plan}
+    return open_device(asked, 0, head_dims, any(p.data.document_mask for p in plan))
+
+
 def _train(
     planned: PlannedCell,
     folder: SweepFolder,
-    shards: Path,
+    setup: Mapping[str, Any],
     device: Device,
     settings: RunSettings,
     tell: Callable[[Progress], None],
     ended: threading.Event,
 ) -> dict[str, Any]:
-    data = open_data(shards, planned.data, planned.cell.model.seq_len)
+    check_replica(planned.cell.model, planned.cell.recipe.batch_rows, device)
+    shards, node_cache = Path(setup["data"]), setup["node_cache"]
+    data = open_data(
+        shards,
+        planned.data,
+        planned.cell.model.seq_len,
+        verify=True,
+        node_cache=Path(node_cache) if node_cache else None,
+    )
+    check_data([planned.cell], data, planned.data.max_epochs)
     attempt = claim(folder, planned.cell, resume=True)
     try:
         record = run_attempt(
@@ -70,6 +91,7 @@ def _train(
             settings,
             on_progress=tell,
             should_stop=ended.is_set,
+            shards=shards,
         )
     finally:
         attempt.release()

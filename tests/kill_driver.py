@@ -16,8 +16,10 @@ from pathlib import Path
 import torch
 from helpers_cells import CPU, data_settings, tiny_cell
 
+from results import provenance
 from results.store import read_records
 from sweep import attempt, checkpoint, train
+from sweep.claim import claim
 from sweep.data import open_data
 from sweep.device import Device, open_device
 from sweep.folder import SweepFolder
@@ -27,10 +29,10 @@ from sweep.settings import RunSettings
 class NoisyGPT(train.GPT):
     """A model that draws from torch's generator, as dropout would."""
 
-    def forward(self, tokens_BT: torch.Tensor) -> torch.Tensor:
-        """Logits with noise."""
-        logits = super().forward(tokens_BT)
-        return logits + 0.1 * torch.randn(logits.shape)
+    def hidden(self, tokens_BT: torch.Tensor, document_BT=None) -> torch.Tensor:
+        """Add noise to what the head multiplies."""
+        x_BTC = super().hidden(tokens_BT, document_BT)
+        return x_BTC + 0.1 * torch.randn(x_BTC.shape)
 
 
 def die() -> None:
@@ -119,7 +121,7 @@ def finish(folder: SweepFolder, cell, data, asked, device: Device, seconds: floa
     """Do what a relaunch does with one cell."""
     if list(folder.records.glob(f"{cell.id}.*.parquet")):
         return
-    claimed = attempt.claim(folder, cell, resume=True)
+    claimed = claim(folder, cell, resume=True)
     settings = RunSettings(evaluations=6, checkpoint_seconds=seconds)
     attempt.run_attempt(claimed, folder, data, asked, device, settings)
 
@@ -131,7 +133,7 @@ def main() -> None:
     data = open_data(Path(job["shards"]), asked, 32)
     device = open_device(CPU)
     attempt._matmul_peak(device)  # once, here, for all children; so is the next line
-    attempt.environment()
+    provenance.environment()
     for i, moment in enumerate(job["moments"]):
         cell = tiny_cell(steps=12, seed=moment["seed"])
         folder = SweepFolder(Path(job["root"]), f"s{i}")

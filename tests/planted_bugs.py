@@ -18,15 +18,15 @@ BUGS = (
     PlantedBug(
         "targets shifted by one",
         "sweep/train.py",
-        "loss = F.cross_entropy(logits_BTV.flatten(0, 1), micro_BT[:, 1:].flatten())",
-        "loss = F.cross_entropy(logits_BTV.flatten(0, 1), micro_BT[:, :-1].flatten())",
+        "return self.forward(inputs_BT, document_BT, rows_BT[:, 1:])",
+        "return self.forward(inputs_BT, document_BT, inputs_BT)",
         "test_train.py::test_what_a_step_sees_is_its_rows_each_target_after_its_input",
     ),
     PlantedBug(
         "non-causal mask",
-        "models/attention.py",
-        "return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)",
-        "return F.scaled_dot_product_attention(q, k, v, is_causal=False).transpose(1, 2)",
+        "models/attention_cpu.py",
+        "attn_mask=seen_B1TT, is_causal=seen_B1TT is None,",
+        "attn_mask=seen_B1TT, is_causal=False,",
         "test_gpt.py::test_a_later_token_changes_no_earlier_logit",
     ),
     PlantedBug(
@@ -68,8 +68,8 @@ BUGS = (
     PlantedBug(
         "warm-up x10",
         "sweep/recipe.py",
-        "warmup = warmup if settings.warmup_share else 0\n",
-        "warmup = 10 * warmup if settings.warmup_share else 0\n",
+        "warmup_steps=warmup,",
+        "warmup_steps=10 * warmup,",
         "test_recipe.py::test_warm_up_is_at_most_a_tenth_and_phases_fit_in_the_run",
     ),
     PlantedBug(

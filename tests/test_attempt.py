@@ -14,9 +14,10 @@ from helpers_cells import CPU, MODEL, RUN, data_settings, tiny_cell, write_text
 
 from results.store import read_records
 from sweep import checkpoint
-from sweep.attempt import Stopped, claim, read_status, run_attempt
+from sweep.attempt import Stopped, run_attempt
 from sweep.cells import cell_from_row
 from sweep.checkpoint import CheckpointError
+from sweep.claim import claim, read_status
 from sweep.data import open_data, prepare_data
 from sweep.device import open_device
 from sweep.errors import UsageError
@@ -73,7 +74,7 @@ def test_a_finished_attempt_is_one_row_that_says_all(run, data, device):
     assert record.status == "finished"
     assert record.reason is None
     assert cell_from_row(vars(record)) == CELL
-    assert record.val_tokens == 4096 == data.val_rows * 32
+    assert record.val_tokens == 4096 == data.val_tokens
     assert 0 < record.val_loss < math.log(128)
     assert record.bpb == pytest.approx(record.val_loss / math.log(2), rel=0.01)
     assert record.tokens == 12 * 6 * 32 == record.unique_tokens
@@ -82,7 +83,7 @@ def test_a_finished_attempt_is_one_row_that_says_all(run, data, device):
     assert 0 < record.mfu_of_measured_peak < 1
     assert math.isnan(record.mfu)  # this board has no datasheet peak here
     assert (record.deterministic, record.device, record.restarts) == (True, "cpu", 0)
-    assert record.data_sha256 == data.tokens.sha256
+    assert record.data_sha256 == data.sha256
     rows = read_records(run.folder.records)
     assert rows["val_loss"].tolist() == [record.val_loss]
 
@@ -101,7 +102,7 @@ def test_the_folder_says_what_was_asked_and_where_it_ran(run, data):
     assert cell_from_row(config) == CELL
     assert config["data_source"] == "text_folder"
     env = json.loads((path / "env.json").read_text())
-    assert env["data_sha256"] == data.tokens.sha256
+    assert env["data_sha256"] == data.sha256
     assert env["versions"]["torch"]
     assert read_status(path)["state"] == "finished"
     curve = [json.loads(line) for line in (path / "train.jsonl").read_text().splitlines()]
@@ -197,7 +198,7 @@ def test_a_diverged_cell_is_recorded_with_its_step_and_no_loss(run):
 def test_an_error_is_recorded_and_the_next_attempt_starts_over(run, stopped):
     broken = torch.load(stopped / "checkpoint" / "state.pt", weights_only=True)
     del broken["trainer"]["model"]["head.weight"]
-    checkpoint.save(broken, stopped / "checkpoint" / "state.pt")
+    torch.save(broken, stopped / "checkpoint" / "state.pt")
     record = run()
     assert (record.status, record.attempt) == ("failed", 0)
     assert "head.weight" in record.reason
@@ -271,15 +272,68 @@ def test_a_disk_that_fills_in_the_middle_of_a_checkpoint_keeps_the_one_before(tm
     assert [p.name for p in path.parent.iterdir()] == ["state.pt"]
 
 
-def test_a_run_on_a_disk_that_fills_fails_by_name_and_can_be_run_again(run, stopped):
+def test_what_follows_a_failed_attempt_goes_on_from_its_checkpoint(run, stopped):
     size = (stopped / "checkpoint" / "state.pt").stat().st_size
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(0.9 * size), hard))
     try:
-        record = run()
+        failed = run()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert record.status == "failed"
-    assert record.reason
+    assert (failed.status, failed.attempt) == ("failed", 0)
+    assert failed.reason
     assert checkpoint.load(stopped / "checkpoint" / "state.pt")["trainer"]["step"] == 6
-    assert run().status == "finished"
+    record = run()
+    assert (record.status, record.attempt, record.resumed_from) == ("finished", 1, 0)
+    assert record.restarts == 1
+    assert not (stopped / "checkpoint").exists()  # nothing will go on from it any more
+    whole = run(resume=False)
+    assert (record.val_loss, record.train_loss) == (whole.val_loss, whole.train_loss)
+    curves = [
+        (run.folder.cell(CELL.id) / n / "train.jsonl").read_text().splitlines() for n in ("1", "2")
+    ]
+    steps = [[json.loads(line)["step"] for line in curve] for curve in curves]
+    assert steps == [[3, 6, 9, 12]] * 2
+
+
+@pytest.mark.parametrize("lost", ["damaged", "missing"])
+def test_without_the_newest_checkpoint_the_one_before_gives_the_same_bits(run, lost, capsys):
+    often = RunSettings(evaluations=4, checkpoint_seconds=0.0)
+    with pytest.raises(Stopped):
+        run(should_stop=iter([False] * 7 + [True]).__next__, settings=often)
+    folder = run.folder.cell(CELL.id) / "0" / "checkpoint"
+    steps = {p.name: checkpoint.load(p)["trainer"]["step"] for p in folder.iterdir()}
+    assert steps == {"state.pt": 8, "previous.pt": 7}
+    if lost == "missing":
+        (folder / "state.pt").unlink()
+    else:
+        (folder / "state.pt").write_bytes(b"damaged")
+    record = run()
+    assert (record.status, record.attempt, record.restarts) == ("finished", 0, 1)
+    assert record.val_loss == run(resume=False).val_loss
+    assert ("state.pt can't be read" in capsys.readouterr().err) == (lost == "damaged")
+
+
+def test_an_attempt_that_lost_its_checkpoints_says_so_and_starts_at_step_0(run, stopped, capsys):
+    shutil.rmtree(stopped / "checkpoint")
+    record = run()
+    assert (record.status, record.attempt, record.restarts) == ("finished", 0, 0)
+    assert "was at step 6 and has no checkpoint: it starts at step 0" in capsys.readouterr().err
+    assert record.val_loss == run(resume=False).val_loss
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [
+        ("none", []),
+        ("last", ["state.pt"]),
+        ("all", [*(f"step-{n:08d}.pt" for n in (3, 6, 9, 12)), "state.pt"]),
+    ],
+)
+def test_checkpoints_are_kept_as_asked_and_hold_the_trained_model(run, keep, left):
+    settings = RunSettings(evaluations=4, checkpoint_seconds=0.0, keep_checkpoints=keep)
+    run(settings=settings)
+    folder = run.folder.cell(CELL.id) / "0" / "checkpoint"
+    assert sorted(p.name for p in folder.glob("*")) == sorted(left)
+    if left:
+        assert checkpoint.load(folder / "state.pt")["trainer"]["step"] == CELL.steps

@@ -2,16 +2,18 @@
 
 import csv
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from helpers_models import any_config
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn.attention.varlen import varlen_attn
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from models.config import Attention, GPTConfig, Positions
+from models.attention import attention
+from models.config import MLP, Attention, CrossEntropy, GPTConfig, Positions
 from models.flops import (
     FlopRule,
     N_flops,
@@ -20,6 +22,7 @@ from models.flops import (
     flops_per_token,
 )
 from models.gpt import GPT
+from models.loss import mean_loss
 from sweep.arguments import parse
 from sweep.tokens import VOCABULARY
 
@@ -111,25 +114,47 @@ def test_another_reading_of_table_a4_differs_by_less_than_a_percent():
         assert table_a4_ratio(cfg) == pytest.approx(float(row["ratio_nanoGPT_noembed"]), rel=0.01)
 
 
-@pytest.mark.parametrize("positions", Positions)
-@pytest.mark.parametrize("tied", [False, True])
+def on_meta(cfg: GPTConfig) -> GPT:
+    with torch.device("meta"):
+        return GPT(cfg, Attention.REFERENCE)
+
+
+def check_counts(cfg: GPTConfig) -> None:
+    """Compare every convention of N with the parameters of the built module."""
+    model, N = on_meta(cfg), count_params(cfg)
+    tables = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+    matmuls = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    everything = sum(p.numel() for p in model.parameters())
+    assert N.total == everything
+    assert N.matmul == sum(p.numel() for p in matmuls)
+    assert N.embedding + N.positions == sum(p.numel() for p in tables)
+    assert N.gains == sum(p.numel() for p in model.parameters() if p.ndim < 2)
+    head = 0 if cfg.tied else model.head.weight.numel()
+    assert N.non_embedding == everything - head - sum(p.numel() for p in tables)
+
+
 @pytest.mark.parametrize("name", LADDERS)
-def test_counts_are_those_of_the_built_module_at_every_size_of_every_ladder(name, tied, positions):
+def test_counts_are_those_of_the_built_module_at_every_size_of_every_ladder(name):
     sizes = ladder(name)
     assert len({N_flops(cfg, FlopRule.PALM) for cfg in sizes}) == len(sizes)
     for size in sizes:
-        cfg = replace(size, tied=tied, positions=positions)
-        with torch.device("meta"):
-            model = GPT(cfg, Attention.REFERENCE)
-        N = count_params(cfg)
-        tables = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)]
-        matmuls = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear)]
-        everything = sum(p.numel() for p in model.parameters())
-        assert N.total == everything
-        assert N.matmul == sum(p.numel() for p in matmuls)
-        assert N.embedding + N.positions == sum(p.numel() for p in tables)
-        head = 0 if tied else model.head.weight.numel()
-        assert N.non_embedding == everything - head - sum(p.numel() for p in tables)
+        check_counts(size)
+
+
+@settings(max_examples=150)
+@given(any_config())
+def test_counts_are_those_of_the_built_module_for_every_choice_of_options(cfg):
+    check_counts(cfg)
+
+
+@given(st.integers(2, 4096).map(lambda n: 2 * n))
+def test_a_swiglu_layer_has_about_as_many_parameters_as_the_others(d):
+    shape = {"n_layer": 1, "d_model": d, "n_head": 1, "vocab_size": 1, "seq_len": 1}
+    swiglu, gelu = (
+        count_params(GPTConfig(**shape, mlp=mlp)).matrices for mlp in (MLP.SWIGLU, MLP.GELU)
+    )
+    assert GPTConfig(**shape, mlp=MLP.SWIGLU).mlp_width % 8 == 0
+    assert abs(swiglu - gelu) <= 12 * d or d < 6
 
 
 def counted_flops(cfg: GPTConfig, attention: Attention, device: str, backward: bool) -> int:
@@ -143,49 +168,109 @@ def counted_flops(cfg: GPTConfig, attention: Attention, device: str, backward: b
     return counter.get_total_flops()
 
 
-SHAPES = [
-    {"n_layer": 1, "d_model": 2, "n_head": 1, "vocab_size": 2, "seq_len": 1},
-    {"n_layer": 2, "d_model": 64, "n_head": 4, "vocab_size": 128, "seq_len": 128},
-    {"n_layer": 3, "d_model": 96, "n_head": 6, "vocab_size": 97, "seq_len": 33, "tied": True},
-    {"n_layer": 7, "d_model": 40, "n_head": 5, "vocab_size": 1000, "seq_len": 77},
-    {**{k: getattr(GPT2, k) for k in ("n_layer", "d_model", "n_head", "vocab_size", "seq_len")}},
-]
-
-
-@pytest.mark.parametrize("positions", Positions)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_palm_rule_is_exactly_what_torch_counts(shape, positions):
-    cfg = GPTConfig(**shape, positions=positions)
+@settings(max_examples=30)
+@given(any_config())
+@example(GPT2)
+def test_palm_rule_is_exactly_what_torch_counts_for_every_choice_of_options(cfg):
     palm = cfg.seq_len * flops_per_token(cfg, FlopRule.PALM)
     assert 3 * counted_flops(cfg, Attention.REFERENCE, "meta", backward=False) == palm
     assert counted_flops(cfg, Attention.REFERENCE, "meta", backward=True) == palm
 
 
-def test_torch_does_not_see_cpu_flash_attention():
-    """The blind spot is why FLOPs come from the formula, and records say so in flop_source."""
-    cfg = GPTConfig(**SHAPES[1])
-    seen = counted_flops(cfg, Attention.CPU_FLASH, "cpu", backward=False)
-    assert 3 * seen == cfg.seq_len * 6 * count_params(cfg).matmul
-    assert 3 * seen < cfg.seq_len * flops_per_token(cfg, FlopRule.PALM)
+@settings(max_examples=12)
+@given(any_config(), st.integers(1, 5))
+def test_neither_packed_documents_nor_a_loss_in_pieces_change_what_is_counted(cfg, pieces):
+    model, T = on_meta(cfg), cfg.seq_len
+    logits_at_once = 2 * T * cfg.vocab_size // pieces
+    with torch.device("meta"):
+        tokens, document = (torch.zeros(2, T, dtype=torch.long) for _ in range(2))
+    with FlopCounterMode(display=False) as counter:
+        loss = mean_loss(
+            model.hidden(tokens, document),
+            model.head.weight,
+            tokens,
+            cfg.z_loss,
+            CrossEntropy.CHUNKED,
+            logits_at_once,
+        )
+        loss.objective.backward()
+    assert counter.get_total_flops() == 2 * T * flops_per_token(cfg, FlopRule.PALM)
 
 
-@given(
-    st.builds(
-        GPTConfig,
-        n_layer=st.integers(1, 40),
-        d_model=st.sampled_from([64, 128, 320]),
-        n_head=st.sampled_from([1, 2, 16]),
-        vocab_size=st.integers(1, 60_000),
-        seq_len=st.integers(1, 9000),
-        positions=st.sampled_from(Positions),
-        tied=st.booleans(),
-    )
-)
+SHAPE = {"n_layer": 2, "d_model": 64, "n_head": 4, "vocab_size": 128, "seq_len": 128}
+
+
+@pytest.mark.parametrize("mode", ["highest", "medium"])
+def test_torch_does_not_see_attention_on_a_cpu(mode):
+    """One of the blind spots for which FLOPs come from the formula, as flop_source says."""
+    cfg = GPTConfig(**SHAPE)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(mode)
+    try:
+        seen = counted_flops(cfg, Attention.CPU_FLASH, "cpu", backward=True)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == cfg.seq_len * 6 * count_params(cfg).matmul
+    assert seen < cfg.seq_len * flops_per_token(cfg, FlopRule.PALM)
+
+
+@pytest.mark.parametrize("backend", ["flash", "efficient", "cudnn"])
+def test_torch_counts_scores_that_fused_kernels_make_twice(backend):
+    """14 L H K T where the model has 12: recomputation earns nothing in MFU."""
+    B, H, T, K = 2, 4, 64, 16
+    z = torch.empty(B, H, T, K, device="meta", dtype=torch.bfloat16)
+    forward = getattr(torch.ops.aten, f"_scaled_dot_product_{backend}_attention")
+    backward = getattr(torch.ops.aten, f"_scaled_dot_product_{backend}_attention_backward")
+    given = {"flash": (0.0, True), "efficient": (None, True), "cudnn": (None, True)}[backend]
+    with FlopCounterMode(display=False) as counter:
+        out, lse, *rest = forward(z, z, z, *given)
+        once = counter.get_total_flops()
+        assert once == 4 * B * H * T * T * K
+        state = {"flash": rest[4:6], "efficient": rest[:2], "cudnn": rest[4:6]}[backend]
+        match backend:
+            case "flash":
+                backward(z, z, z, z, out, lse, None, None, T, T, 0.0, True, *state)
+            case "efficient":
+                backward(z, z, z, z, None, out, lse, *state, 0.0, [True, True, True, False], True)
+            case "cudnn":
+                backward(z, z, z, z, out, lse, *state, None, None, None, T, T, 0.0, True)
+    assert counter.get_total_flops() == 14 * B * H * T * T * K
+    assert 12 * B * H * T * T * K == 3 * once
+
+
+def test_torch_counts_packed_documents_as_so_many_short_rows():
+    """The palm rule does not: a mask changes what a row sees, not what its FLOPs are called."""
+    q = torch.empty(64, 4, 16, device="meta", dtype=torch.bfloat16)
+    starts = torch.empty(3, device="meta", dtype=torch.int32)
+    with FlopCounterMode(display=False) as counter:
+        varlen_attn(q, q, q, starts, starts, 32, 32, window_size=(-1, 0))
+    assert counter.get_total_flops() == 2 * 4 * 4 * 16 * 32**2 < 4 * 4 * 16 * 64**2
+
+
+def test_torch_knows_none_of_the_packages():
+    assert not [k for k in flop_registry if "flash_attn::" in str(k) or "liger" in str(k)]
+
+
+def test_torch_sees_attention_of_grouped_heads_in_the_reference():
+    B, T, H, G, K = 2, 33, 6, 2, 8
+    q, k = (torch.empty(B, T, n, K, device="meta") for n in (H, G))
+    with FlopCounterMode(display=False) as counter:
+        attention(q, k, k, Attention.REFERENCE)
+    assert counter.get_total_flops() == 4 * B * H * T * T * K
+
+
+@given(any_config(largest_d=320, longest=9000))
 def test_rules_differ_by_what_they_leave_out(cfg):
-    N, scores = count_params(cfg), 12 * cfg.n_layer * cfg.d_model * cfg.seq_len
+    N, T = count_params(cfg), cfg.seq_len
+    scores = 12 * cfg.n_layer * cfg.d_model * T
     by_rule = {rule: flops_per_token(cfg, rule) for rule in FlopRule}
     assert by_rule[FlopRule.PALM] - by_rule[FlopRule.PALM_CAUSAL] == scores / 2
     assert by_rule[FlopRule.PALM] == 6 * (N.non_embedding - N.gains + N.head) + scores
     assert by_rule[FlopRule.SIX_ND] - by_rule[FlopRule.KAPLAN] == 6 * (N.total - N.non_embedding)
+    # Appendix F: two FLOPs a weight, two for each number of a logit and a reduction, 3 of softmax.
+    attended = cfg.n_layer * (4 * T * cfg.d_model + 3 * cfg.n_head * T)
+    layers = 2 * N.matrices + attended
+    assert chinchilla_layers_forward(cfg) == layers
+    assert by_rule[FlopRule.CHINCHILLA] == 3 * (layers + 4 * cfg.vocab_size * cfg.d_model)
     for rule, flops in by_rule.items():
         assert 6 * N_flops(cfg, rule) == pytest.approx(flops, rel=1e-15)

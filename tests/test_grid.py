@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from models.config import GPTConfig, Positions
 from models.flops import FlopRule, N_flops, flops_per_token
+from results.record import Probe
 from sweep.arguments import parse
 from sweep.cells import cell_from_row, cell_to_row
 from sweep.grid import Cell, DataRef, GridSettings, isoflop_grid, si
@@ -32,6 +33,7 @@ SETTINGS = GridSettings(
     tokens_per_param_range=(1.0, 500.0),
     seeds=(0,),
     tolerance=0.01,
+    probe=False,
 )
 RECIPE = RecipeSettings(
     rule="fixed",
@@ -39,12 +41,12 @@ RECIPE = RecipeSettings(
     lr_embedding=None,
     batch_rows=4,
     schedule="wsd",
-    warmup_share=0.05,
-    decay_share=0.2,
-    lr_floor=0.0,
+    warmup_share=None,
+    decay_share=None,
+    lr_floor=None,
     beta1=0.9,
-    beta2=0.95,
-    eps=1e-8,
+    beta2=None,
+    eps=None,
     weight_decay=0.1,
     grad_clip=1.0,
 )
@@ -132,6 +134,8 @@ OTHER = {
     "steps": 25,
     "seed": 1,
     "data": replace(tiny_cell().data, revision="2"),
+    "probe": Probe.LR_HALF,
+    "probe_of": "c1e10-n1k-s0-00000000",
 }
 
 
@@ -141,9 +145,8 @@ def test_an_id_changes_with_everything_that_is_asked():
     assert len({tiny_cell().id, *ids}) == len(OTHER) + 1
     for name in (f.name for f in fields(Recipe)):
         value = getattr(tiny_cell().recipe, name)
-        other = (
-            Schedule.COSINE if name == "schedule" else f"{value}x" if name == "rule" else value + 1
-        )
+        others = {"schedule": Schedule.COSINE, "rule": f"{value}x", "batch_tokens_asked": 123.4}
+        other = others[name] if name in others else value + 1
         changed = replace(tiny_cell(), recipe=replace(tiny_cell().recipe, **{name: other}))
         assert changed.id != tiny_cell().id, name
 

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers_cells import CPU
@@ -13,7 +15,8 @@ from helpers_cli import isoflop, start, tiny_grid
 from results.store import read_records, results_of
 from sweep import launch
 from sweep.arguments import parse
-from sweep.attempt import claim, run_attempt
+from sweep.attempt import run_attempt
+from sweep.claim import claim
 from sweep.data import open_data, prepare_data
 from sweep.device import open_device
 from sweep.folder import LaunchLock, SweepFolder, read_plan
@@ -169,21 +172,92 @@ def test_ctrl_c_saves_and_exits_with_130_and_a_killed_worker_is_replaced(text_fo
     assert len(read_records(folder.records)) == len(read_plan(folder))
 
 
-def test_a_second_launch_at_the_same_time_is_refused_with_words(
-    text_folder, tmp_path, command, monkeypatch
+def test_of_two_launchers_at_once_one_trains_and_the_other_is_refused_in_words(
+    text_folder, tmp_path
 ):
-    monkeypatch.setattr(launch, "_WAIT_FOR_LOCK", 0.5)
+    words = [*tiny_grid(tmp_path / "root", text_folder, budgets=LONG), SAVE_OFTEN]
+    folder = SweepFolder(tmp_path / "root", "tiny")
+    folder.make()
+    both = [start("launch", *words, cwd=tmp_path) for _ in range(2)]
+    ended = {p: p.communicate(timeout=240) for p in both}
+    codes = sorted(p.returncode for p in both)
+    assert codes == [0, 2], ended
+    winner, loser = sorted(both, key=lambda p: p.returncode)
+    out, err = ended[loser]
+    assert out == ""
+    assert "sweep=tiny is being launched already" in err
+    assert f" {winner.pid})" in err
+    assert "wait for it, stop it with Ctrl-C, or launch under another name" in err
+    assert len(err.strip().splitlines()) == 1
+    rows = read_records(folder.records)
+    assert len(rows) == len(read_plan(folder)) == rows["cell_id"].nunique()
+    assert set(rows["attempt"]) == {0}
+    assert LaunchLock(folder).try_hold()
+
+
+def test_a_launcher_that_is_gone_is_waited_for_and_one_that_lives_is_not(tmp_path):
     folder = SweepFolder(tmp_path / "root", "tiny")
     folder.make()
     lock = LaunchLock(folder)
     assert lock.try_hold()
-    code, out, err = command("launch", *tiny_grid(tmp_path / "root", text_folder))
+    other = LaunchLock(folder)
+    assert not other.try_hold()
+    assert other.holder_lives()
+    gone = subprocess.run(["true"], check=True)
+    assert gone.returncode == 0
+    for left in (f"{os.uname().nodename} {2**22 - 1}\n", f"elsewhere {os.getpid()}\n", "\n"):
+        os.ftruncate(lock.fd, 0)
+        os.pwrite(lock.fd, left.encode(), 0)
+        assert not other.holder_lives()
+
+
+def test_a_worker_that_can_not_start_fails_the_launch_and_no_cell(
+    text_folder, tmp_path, command, monkeypatch
+):
+    monkeypatch.setattr(launch, "sys", SimpleNamespace(executable="/bin/false"))
+    words = tiny_grid(tmp_path / "root", text_folder)
+    folder = SweepFolder(tmp_path / "root", "tiny")
+    code, out, err = command("launch", *words)
+    assert (code, err) == (1, "")
+    assert "no worker could start: exit status 1: it said nothing" in out
+    assert "logs/worker-" in out
+    assert not folder.records.exists()
+    assert not list(folder.path.glob("cells/*"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"hardware.ranks": 9}, "hardware.ranks=9 is more than the 8 sequences in a batch of c"),
+        ({"hardware.device": "cuda"}, "torch sees no GPU here; try hardware=cpu"),
+        ({"hardware.compile": "maybe"}, "hardware.compile=maybe is unknown"),
+        ({"hardware.micro_rows": 0}, "hardware.micro_rows=0 must be at least 1"),
+        ({"run.keep_checkpoints": "some"}, "it may be none, last, all"),
+        ({"hardware.memory_bytes": 1e5}, "a replica needs"),
+    ],
+)
+def test_what_can_not_run_here_is_refused_before_anything_is_written(
+    text_folder, tmp_path, command, wrong, words
+):
+    grid = tiny_grid(
+        tmp_path / "root", text_folder, **{k.replace(".", "__"): v for k, v in wrong.items()}
+    )
+    code, out, err = command("launch", *grid)
     assert (code, out) == (2, "")
-    assert "sweep=tiny is being launched already" in err
-    assert f" {os.getpid()})" in err
-    assert not folder.plan.exists()
-    lock.release()
-    assert LaunchLock(folder).try_hold()
+    assert words in err
+    assert not (tmp_path / "root" / "tiny").exists()
+
+
+def test_cells_whose_replica_does_not_fit_are_left_out_of_the_plan(text_folder, tmp_path, command):
+    words = tiny_grid(tmp_path / "root", text_folder, hardware__memory_bytes=2e5)
+    code, out, _ = command("plan", *words, "plan.format=json")
+    assert code == 0
+    plan = json.loads(out)
+    assert plan["cells"]
+    skipped = [s for s in plan["skipped"] if "a replica needs" in s["reason"]]
+    assert skipped
+    assert all("would fit" in s["reason"] for s in skipped)
+    assert {c["size_id"] for c in plan["cells"]}.isdisjoint(s["size_id"] for s in skipped)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm.local import Event, WorkerCommand, map_on_workers
+from slurm.local import Event, NoWorker, WorkerCommand, WorkerRefused, map_on_workers
 
 WORKER = r"""
 import json, os, signal, sys, time
@@ -23,6 +23,16 @@ def say(**message):
     sys.stdout.flush()
 
 
+starts = os.path.join(setup["folder"], "starts")
+with open(starts, "a") as f:
+    f.write(f"{os.getpid()}\n")
+if len(open(starts).read().split()) <= setup["false_starts"]:
+    print("ImportError: no such thing", file=sys.stderr)
+    sys.exit(1)
+if setup["refuses"]:
+    say(kind="refused", reason="hardware.device=cuda: no GPU here")
+    sys.exit(0)
+say(kind="ready")
 for line in sys.stdin:
     item = json.loads(line)["item"]
     seen = os.path.join(setup["folder"], item)
@@ -59,11 +69,11 @@ def pool(tmp_path):
     folder.mkdir()
     events: list[Event] = []
 
-    def run(items, workers=2, on_event=events.append, **options):
+    def run(items, workers=2, on_event=events.append, false_starts=0, refuses=False, **options):
         commands = [
             WorkerCommand(
                 argv=[sys.executable, str(script)],
-                setup={"folder": str(folder)},
+                setup={"folder": str(folder), "false_starts": false_starts, "refuses": refuses},
                 env={"SLOT": str(i)},
                 log=tmp_path / f"{i}.log",
             )
@@ -181,3 +191,31 @@ def test_a_worker_that_does_not_stop_is_killed_after_its_grace(pool):
         pool(["slow"], on_event=interrupt, grace_seconds=0.5)
     assert time.monotonic() - began < 30
     assert gone(lives(pool.folder, "slow")[0])
+
+
+def test_a_worker_that_can_not_start_says_nothing_about_its_item(pool):
+    pool(["a", "b", "kill1", "c"], workers=1, false_starts=1)
+    assert sorted(e.item for e in pool.events if e.kind == "done") == ["a", "b", "c", "kill1"]
+    assert [(e.item, e.data["again"]) for e in pool.events if e.kind == "died"] == [("kill1", True)]
+    assert len(lives(pool.folder, "starts")) == 3  # one false, one killed, one to the end
+    assert all(len(lives(pool.folder, item)) == 1 for item in ("a", "b", "c"))
+
+
+def test_one_slot_that_can_not_start_leaves_its_items_to_the_others(pool):
+    pool(["a", "b", "c"], workers=2, false_starts=2)
+    assert sorted(e.item for e in pool.events) == ["a", "b", "c"]
+    assert {e.kind for e in pool.events} == {"done"}
+
+
+def test_without_any_worker_no_item_is_touched_and_the_log_is_named(pool):
+    with pytest.raises(NoWorker, match=r"exit status 1: ImportError: no such thing \(.*\.log\)"):
+        pool(["a", "b"], workers=2, false_starts=99)
+    assert pool.events == []
+    assert len(lives(pool.folder, "starts")) == 4  # each slot twice, whatever the number of items
+
+
+def test_a_worker_that_refuses_ends_the_launch_with_its_words(pool):
+    with pytest.raises(WorkerRefused, match="no GPU here"):
+        pool(["a", "b"], refuses=True)
+    assert pool.events == []
+    assert not (pool.folder / "a").exists()

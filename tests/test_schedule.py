@@ -54,6 +54,13 @@ def test_wsd_is_flat_and_then_one_minus_a_square_root():
     assert shares(Schedule.WSD, floor=0.1)[85] == pytest.approx(0.1 + 0.9 * 0.5)
 
 
+def test_wsd_linear_is_flat_and_then_a_line():
+    got = shares(Schedule.WSD_LINEAR)
+    assert set(got[5:81]) == {1.0}
+    assert got[85:] == pytest.approx([1 - i / 20 for i in range(5, 20)])
+    assert shares(Schedule.WSD_LINEAR, floor=0.1)[90] == pytest.approx(0.1 + 0.9 * 0.5)
+
+
 def test_cosine_and_linear_are_halfway_at_half_of_what_follows_the_warm_up():
     for schedule in (Schedule.COSINE, Schedule.LINEAR):
         got = shares(schedule, steps=105)
@@ -68,7 +75,7 @@ def test_constant_stays():
     assert set(shares(Schedule.CONSTANT, floor=0.3)[5:]) == {1.0}
 
 
-@pytest.mark.parametrize("schedule", [Schedule.WSD, Schedule.COSINE, Schedule.LINEAR])
+@pytest.mark.parametrize("schedule", [s for s in Schedule if s is not Schedule.CONSTANT])
 def test_the_step_after_the_last_would_be_at_the_floor(schedule):
     end = lr_share(100, steps=100, warmup_steps=5, schedule=schedule, decay_steps=20, floor=0.05)
     assert end == pytest.approx(0.05)

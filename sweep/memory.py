@@ -1,0 +1,79 @@
+"""What one replica needs in memory, by arithmetic: before anything is allocated, and without torch."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from models.config import GPTConfig
+from models.flops import count_params
+from sweep.grid import Cell, Grid, Skip
+
+USABLE = 0.92  # share of a device that a replica may fill: the rest is context and fragments
+
+
+def memory_needed(cfg: GPTConfig, rows: int, half: bool) -> float:
+    """Bytes of one replica that is trained with AdamW on `rows` sequences at a time.
+
+    16 bytes a parameter: weight, gradient and two moments in float32; 2 more for the cast of the
+    weights where the forward pass is bfloat16. What the backward keeps of a token: 80 bytes for
+    each unit of width in each layer (50 in bfloat16), and 16 for each word of the vocabulary
+    (logits, log-probabilities, their gradients, float32). Measured on the model of this project:
+    75 to 81 (47 to 51) in layers; Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1) count 34
+    for GELU in float16 with dropout, from larger pieces.
+
+    Args:
+        cfg: the shape.
+        rows: sequences of one forward pass, at least 1.
+        half: whether the forward pass is bfloat16.
+    """
+    of_token = (50 if half else 80) * cfg.n_layer * cfg.d_model + 16 * cfg.vocab_size
+    return (18.0 if half else 16.0) * count_params(cfg).total + rows * cfg.seq_len * of_token
+
+
+def rows_that_fit(cfg: GPTConfig, most: int, half: bool, memory_bytes: float) -> int:
+    """Halve `most` sequences until a replica fits; 0 where one sequence does not."""
+    rows = most
+    while rows and memory_needed(cfg, rows, half) > USABLE * memory_bytes:
+        rows = -(-rows // 2) if rows > 1 else 0
+    return rows
+
+
+def nearest_that_fits(cfg: GPTConfig, half: bool, memory_bytes: float) -> GPTConfig | None:
+    """Return the same width with as many layers as fit, else fewer heads; None where none fits."""
+    for n_head in range(cfg.n_head, 0, -1):
+        width = cfg.head_dim * n_head
+        for n_layer in range(cfg.n_layer, 0, -1):
+            smaller = replace(cfg, n_layer=n_layer, d_model=width, n_head=n_head)
+            if rows_that_fit(smaller, 1, half, memory_bytes):
+                return smaller
+    return None
+
+
+def why_too_large(cfg: GPTConfig, half: bool, memory_bytes: float) -> str | None:
+    """Say what a replica needs and what would fit, or None where it fits."""
+    if rows_that_fit(cfg, 1, half, memory_bytes):
+        return None
+    smaller = nearest_that_fits(cfg, half, memory_bytes)
+    hint = f"{smaller.size_id} would fit" if smaller else "nothing of this vocabulary would fit"
+    return (
+        f"a replica needs {memory_needed(cfg, 1, half) / 1e9:.3g} GB with one sequence at a time, "
+        f"of {USABLE * memory_bytes / 1e9:.3g} usable GB; {hint}"
+    )
+
+
+def without_too_large(grid: Grid, half: bool, memory_bytes: float | None) -> Grid:
+    """Leave out cells whose replica does not fit on a device; all stay where memory is unknown."""
+    if memory_bytes is None:
+        return grid
+    reasons = {cell.id: why_too_large(cell.model, half, memory_bytes) for cell in grid.cells}
+    cells = tuple(cell for cell in grid.cells if reasons[cell.id] is None)
+    return replace(grid, cells=cells, skipped=(*grid.skipped, *_skips(grid.cells, reasons)))
+
+
+def _skips(cells: Sequence[Cell], reasons: dict[str, str | None]) -> list[Skip]:
+    """One a budget and size, whatever the number of seeds."""
+    found: dict[tuple[float, str], Skip] = {}
+    for cell in cells:
+        if (reason := reasons[cell.id]) is not None:
+            key = (cell.budget, cell.model.size_id)
+            found.setdefault(key, Skip(*key, cell.N, reason))
+    return list(found.values())

@@ -1,0 +1,98 @@
+"""Where an attempt goes on from: its own checkpoints, or those of one that failed before it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from results.record import RecordStatus
+from results.store import read_records
+from sweep import checkpoint
+from sweep.checkpoint import CheckpointError
+from sweep.claim import Attempt, read_status
+from sweep.folder import SweepFolder
+from sweep.train import Trainer
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What a trainer goes on from."""
+
+    path: Path
+    measured: dict[str, Any]
+    attempt: int | None  # the failed one whose checkpoint it is; None: the attempt's own
+
+
+def resume(
+    trainer: Trainer, attempt: Attempt, folder: SweepFolder, say: Callable[[str], None]
+) -> Resumed | None:
+    """Restore a trainer from the newest checkpoint that can be used, or leave it at step 0.
+
+    The older checkpoint is for the day on which the newer one is damaged. An attempt that has a
+    record is never written to again, so what follows a failed one takes over its checkpoint.
+
+    Args:
+        trainer: at its start.
+        attempt: the claimed attempt.
+        folder: its sweep.
+        say: told of every checkpoint that is passed over.
+
+    Raises:
+        CheckpointError: the attempt has checkpoints and none can be used.
+    """
+    own = checkpoint.newest_first(attempt.checkpoint)
+    errors = []
+    for path in own:
+        try:
+            return Resumed(path, _restore(trainer, path), None)
+        except CheckpointError as e:
+            errors.append(e)
+            say(str(e))
+    if errors:
+        raise errors[0]
+    if (step := read_status(attempt.path).get("step")) and attempt.curve.exists():
+        say(f"{attempt.path} was at step {step} and has no checkpoint: it starts at step 0")
+    number = _failed_before(attempt, folder)
+    if number is None:
+        return None
+    theirs = attempt.path.parent / str(number)
+    for path in checkpoint.newest_first(theirs / "checkpoint" / "state.pt"):
+        try:
+            resumed = Resumed(path, _restore(trainer, path), number)
+        except CheckpointError as e:
+            say(str(e))
+            trainer.start_over()
+            continue
+        if (theirs / "train.jsonl").exists() and not attempt.curve.exists():
+            shutil.copyfile(theirs / "train.jsonl", attempt.curve)
+        return resumed
+    return None
+
+
+def drop_curve_after(path: Path, step: int) -> None:
+    """Forget evaluations made after the checkpoint that training goes on from."""
+    if path.exists():
+        rows = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        kept = [line for line in rows if json.loads(line)["step"] <= step]
+        checkpoint.write_text("".join(f"{line}\n" for line in kept), path)
+
+
+def _restore(trainer: Trainer, path: Path) -> dict[str, Any]:
+    state = checkpoint.load(path)
+    try:
+        trainer.restore(state["trainer"])
+        return state["measured"]
+    except (ValueError, KeyError, RuntimeError) as e:
+        raise CheckpointError(f"{path} can't be used: {' '.join(str(e).split())}") from None
+
+
+def _failed_before(attempt: Attempt, folder: SweepFolder) -> int | None:
+    """Return the number of the attempt just before this one, if its record says that it failed."""
+    before = attempt.number - 1
+    record = folder.records / f"{attempt.cell.id}.{before}.parquet"
+    if not record.exists():
+        return None
+    failed = read_records(record)["status"].iloc[0] == str(RecordStatus.FAILED)
+    return before if failed else None

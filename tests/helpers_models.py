@@ -1,0 +1,27 @@
+"""Shapes of models for property tests."""
+
+from hypothesis import strategies as st
+
+from models.config import MLP, GPTConfig, Init, Norm, Positions
+
+
+@st.composite
+def any_config(draw, largest_d: int = 96, longest: int = 40) -> GPTConfig:
+    """Draw a shape with any choice of every option."""
+    G, R = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    half_K = draw(st.integers(1, max(1, largest_d // (2 * G * R))))
+    return GPTConfig(
+        n_layer=draw(st.integers(1, 2)),
+        d_model=2 * half_K * G * R,
+        n_head=G * R,
+        n_kv_head=draw(st.sampled_from([None, G])),
+        vocab_size=draw(st.integers(1, 300)),
+        seq_len=draw(st.integers(1, longest)),
+        positions=draw(st.sampled_from(Positions)),
+        tied=draw(st.booleans()),
+        norm=draw(st.sampled_from(Norm)),
+        mlp=draw(st.sampled_from(MLP)),
+        qk_norm=draw(st.booleans()),
+        z_loss=draw(st.sampled_from([0.0, 1e-4])),
+        init=draw(st.sampled_from(Init)),
+    )

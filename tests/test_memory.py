@@ -1,0 +1,175 @@
+"""What a replica needs, by arithmetic, and a micro-batch that is found by running out of memory."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_cells import CPU, MODEL, data_settings, tiny_cell
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.config import GPTConfig
+from models.gpt import GPT
+from sweep.data import open_data
+from sweep.device import check_replica, open_device
+from sweep.errors import UsageError
+from sweep.grid import Grid
+from sweep.memory import (
+    USABLE,
+    memory_needed,
+    nearest_that_fits,
+    rows_that_fit,
+    why_too_large,
+    without_too_large,
+)
+from sweep.train import Trainer
+
+GB = 1e9
+LLAMA_7B = GPTConfig(n_layer=32, d_model=4096, n_head=32, vocab_size=32_000, seq_len=2048)
+SHAPES = st.builds(
+    lambda L, h, V: GPTConfig(n_layer=L, d_model=16 * h, n_head=h, vocab_size=V, seq_len=64),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(2, 100_000),
+)
+
+
+def test_4b_parameters_fill_80_gb_with_adamw():
+    big = GPTConfig(n_layer=36, d_model=3072, n_head=24, vocab_size=32_000, seq_len=2048)
+    assert memory_needed(big, 0, half=False) == pytest.approx(16 * 4.27e9, rel=0.01)
+    assert why_too_large(big, half=True, memory_bytes=80 * GB)
+    assert why_too_large(replace(big, n_layer=28), half=True, memory_bytes=80 * GB) is None
+
+
+def test_a_refusal_says_what_is_needed_and_what_would_fit():
+    reason = why_too_large(LLAMA_7B, half=True, memory_bytes=80 * GB)
+    assert reason.startswith(
+        "a replica needs 135 GB with one sequence at a time, of 73.6 usable GB"
+    )
+    smaller = nearest_that_fits(LLAMA_7B, half=True, memory_bytes=80 * GB)
+    assert f"{smaller.size_id} would fit" in reason
+    assert (smaller.d_model, smaller.n_head) == (4096, 32)
+    assert why_too_large(replace(smaller, n_layer=smaller.n_layer + 1), True, 80 * GB)
+    assert "nothing of this vocabulary would fit" in why_too_large(LLAMA_7B, True, 1e6)
+
+
+@given(SHAPES, st.booleans(), st.floats(1e5, 1e12))
+def test_the_nearest_that_fits_does_and_one_layer_more_does_not(cfg, half, memory):
+    smaller = nearest_that_fits(cfg, half, memory)
+    if smaller is None:
+        return
+    assert memory_needed(smaller, 1, half) <= USABLE * memory
+    if smaller.n_layer < cfg.n_layer:
+        assert why_too_large(replace(smaller, n_layer=smaller.n_layer + 1), half, memory)
+
+
+@given(SHAPES, st.integers(1, 4096), st.booleans(), st.floats(1e5, 1e12))
+def test_rows_are_halved_until_they_fit(cfg, most, half, memory):
+    rows = rows_that_fit(cfg, most, half, memory)
+    assert 0 <= rows <= most
+    if rows:
+        assert memory_needed(cfg, rows, half) <= USABLE * memory
+    if rows < most:
+        assert memory_needed(cfg, max(1, 2 * rows), half) > USABLE * memory
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(
+    ("n_layer", "d_model", "vocab"), [(2, 64, 128), (4, 128, 128), (2, 64, 4096)]
+)
+def test_what_the_backward_keeps_is_what_the_formula_says(half, n_layer, d_model, vocab):
+    """Saved tensors are a lower bound: gradients of logits come on top of them."""
+    cfg = GPTConfig(n_layer=n_layer, d_model=d_model, n_head=2, vocab_size=vocab, seq_len=128)
+    device = open_device(CPU)
+    model = GPT(cfg, device.attention)
+    model.init_weights(0)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept, alive = {}, []
+
+    def keep(t: torch.Tensor) -> torch.Tensor:
+        alive.append(t)  # so that no address is used twice
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    rows_BT = torch.randint(0, vocab, (4, 129))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            model(rows_BT[:, :-1], None, rows_BT[:, 1:])
+    predicted = memory_needed(cfg, 4, half) - memory_needed(cfg, 0, half)
+    assert 0.3 < sum(kept.values()) / predicted < 1.05
+
+
+def test_cells_that_do_not_fit_leave_the_grid_once_a_size_with_the_reason():
+    large = replace(MODEL, n_layer=20)
+    cells = tuple(tiny_cell(seed=seed, model=m) for m in (MODEL, large) for seed in (0, 1))
+    grid = Grid(cells=cells, skipped=())
+    assert without_too_large(grid, False, None) is grid
+    memory = memory_needed(large, 1, False) / USABLE - 1
+    kept = without_too_large(grid, False, memory)
+    assert [cell.model for cell in kept.cells] == [MODEL, MODEL]
+    (skip,) = kept.skipped
+    assert skip.size_id == large.size_id
+    assert skip.reason == why_too_large(large, False, memory)
+    assert "L19-d16-h2 would fit" in skip.reason
+
+
+def test_a_cell_that_the_machine_can_not_hold_is_refused_before_anything_is_allocated():
+    device = open_device(CPU)
+    with pytest.raises(UsageError, match=r"L400-d40960-h2 does not fit on .*: a replica needs"):
+        check_replica(replace(MODEL, n_layer=400, d_model=40_960), 8, device)
+    with pytest.raises(UsageError, match=r"set hardware\.ranks to 6 at most"):
+        check_replica(MODEL, 6, open_device(replace(CPU, ranks=7)))
+    check_replica(MODEL, 6, device)
+
+
+WIDE = replace(MODEL, n_layer=2, d_model=64, seq_len=256)
+SHORT_OF_MEMORY = """
+import json, resource, sys
+from pathlib import Path
+from helpers_cells import CPU, data_settings, tiny_cell
+from sweep.data import open_data
+from sweep.device import open_device
+from sweep.micro_batch import DoesNotFit
+from sweep.train import Trainer
+from test_memory import WIDE
+
+data = open_data(Path(sys.argv[1]), data_settings(sys.argv[2]), WIDE.seq_len)
+trainer = Trainer(tiny_cell(2, model=WIDE, batch_rows=32), data.train, open_device(CPU))
+said = {}
+for extra in (1e6, 1.2e8):
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + int(extra), resource.RLIM_INFINITY))
+    try:
+        trainer.settle()
+    except DoesNotFit as e:
+        said["refused"] = str(e)
+losses = [trainer.train_step().item() for _ in range(2)]
+print(json.dumps({**said, "micro_rows": trainer.micro_rows, "losses": losses}))
+"""
+
+
+def test_a_micro_batch_is_halved_until_memory_suffices_and_the_batch_stays(shards, text_folder):
+    data = open_data(shards, data_settings(text_folder), WIDE.seq_len)
+    roomy = Trainer(tiny_cell(2, model=WIDE, batch_rows=32), data.train, open_device(CPU))
+    losses = [roomy.train_step().item() for _ in range(2)]
+    assert roomy.micro_rows == 32
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_MEMORY, str(shards), str(text_folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    tight = json.loads(done.stdout)
+    assert "ran out of memory with one sequence of 256 tokens at a time" in tight["refused"]
+    assert tight["micro_rows"] in (1, 2, 4, 8, 16)
+    assert tight["losses"] == pytest.approx(losses, rel=1e-5)

@@ -1,0 +1,75 @@
+"""Probes through the command line: planned apart, trained with the cells, in no fit."""
+
+import json
+
+import pandas as pd
+import pytest
+from helpers_cells import write_text
+from helpers_cli import isoflop, tiny_grid
+
+from analysis.fits_file import read_fits
+from analysis.recipe_transfer import transfer
+from results.store import read_records
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Return the words of a launched sweep with probes, and its folder."""
+    root = tmp_path_factory.mktemp("probed")
+    words = tiny_grid(root, write_text(root / "text"), "[1e8,2e8]", grid__probe="true")
+    done = isoflop("launch", *words)
+    assert done.returncode == 0, done.stderr
+    return words, root / "tiny"
+
+
+def test_a_plan_lists_and_prices_probes_apart(sweep, command):
+    words, _ = sweep
+    plan = json.loads(command("plan", *words, "plan.format=json")[1])
+    assert plan["probes"]
+    assert all(c["probe"] is None for c in plan["cells"])
+    for part, totals in (("cells", plan["totals"]), ("probes", plan["totals"]["probes"])):
+        assert totals["cells"] == len(plan[part])
+        assert totals["flops"] == pytest.approx(sum(c["flops"] for c in plan[part]))
+    table = command("plan", *words)[1]
+    assert f"Probes of the recipe ({len(plan['probes'])}), which enter no fit:" in table
+    assert f"{len(plan['probes'])} probes beside them" in " ".join(table.split())
+    for probe in plan["probes"]:
+        assert probe["cell_id"] in table
+        assert probe["probe_of"] in {c["cell_id"] for c in plan["cells"]}
+    off = command("plan", *words, "grid.probe=false")[1]
+    assert "no probes (grid.probe=false)" in " ".join(off.split())
+
+
+def test_probes_are_trained_judged_and_kept_out_of_the_fit(sweep, command):
+    words, folder = sweep
+    named = words[:2]  # root and sweep
+    code, collected, _ = command("collect", *named)
+    records = read_records(folder / "records.parquet")
+    line = transfer(records).line
+    assert code == 0
+    assert line in " ".join(collected.split())
+    code, fitted, err = command("fit", *named, "fit.draws=40")
+    assert (code, err) == (0, "")
+    assert line in " ".join(fitted.split())
+    fits = read_fits(folder / "fits.json")
+    probes = records[records["probe"].notna()]
+    assert set(probes["probe"]) == {"lr_half", "lr_double", "batch_double", "seed"}
+    assert fits["points"]["n"] == len(records) - len(probes)
+    out = {e["row"] for e in fits["points"]["excluded"] if e["reason"] == "probe"}
+    assert out == set(probes["cell_id"])
+    for minimum in fits["approach2"]["minima"]:
+        own = records["probe"].isna() & (records["budget"] == minimum["budget"])
+        assert own.sum() <= 3
+    assert {f["recipe"] for f in fits["forecast"]} == {str(transfer(records).verdict)}
+
+
+def test_a_probe_sees_the_data_of_its_cell_and_another_learning_rate(sweep):
+    records = read_records(sweep[1] / "records.parquet").set_index("cell_id")
+    probes = records[records["probe"] == "lr_half"]
+    assert len(probes)
+    for _, probe in probes.iterrows():
+        own = records.loc[probe["probe_of"]]
+        same = ["seed", "data_sha256", "steps", "batch_tokens", "budget", "size_id", "tokens"]
+        pd.testing.assert_series_equal(probe[same], own[same], check_names=False)
+        assert probe["lr"] == own["lr"] / 2
+        assert probe["val_loss"] != own["val_loss"]
