@@ -82,7 +82,7 @@ def average(points: Points, fitted: Mapping[str, Fitted], resampling: Resampling
     if not np.isfinite(criterion).any():
         return None
     rows = min(len(f.draws) for f in fits)
-    weights = resamples(points, resampling.by, rows, resampling.seed)
+    weights = resamples(points, resampling.by, rows, resampling.seed) * points.row_weights
     log_loss = np.log(points.loss)
     scores = np.stack([_draw_criterion(f, log_loss, points, weights) for f in fits], axis=1)
     return Average(names, fits, weights_of(criterion), weights_of(scores))

@@ -17,6 +17,7 @@ from analysis.fits_file import CrossCheck, Pair
 from analysis.fitted import Fitted, clusters_of, extra_columns
 from analysis.newton import minimise
 from analysis.points import Points
+from analysis.problem import Problem
 
 MOST_CLUSTERS = 500  # refits of the jackknife
 STEPS = np.array([0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0])  # sd from the minimum
@@ -40,8 +41,8 @@ def cross_checks(fitted: Fitted, points: Points, by: str) -> dict[str, CrossChec
         problem = rebuild(fit, *rows, C=points.C, extra=extra)
         return {
             "delta": delta_method(fitted),
-            "jackknife": jackknife(fitted, problem, clusters_of(points, by)),
-            "profile": profile(fit, problem, fitted.level),
+            "jackknife": jackknife(fitted, problem, clusters_of(points, by), points.row_weights),
+            "profile": profile(fit, problem, fitted.level, points.row_weights),
         }
 
 
@@ -74,7 +75,9 @@ def _exponent_slopes(fit: LawFit) -> NDArray:
     return slopes
 
 
-def jackknife(fitted: Fitted, problem, clusters: NDArray | None) -> CrossCheck:
+def jackknife(
+    fitted: Fitted, problem: Problem, clusters: NDArray | None, own: NDArray
+) -> CrossCheck:
     """Give Student t intervals from fits that each leave one cluster out.
 
     var = (G - 1)/G sum (theta_g - theta)^2 over G clusters, G - 1 degrees of freedom: the
@@ -86,7 +89,7 @@ def jackknife(fitted: Fitted, problem, clusters: NDArray | None) -> CrossCheck:
     G = int(members.max()) + 1
     if not 2 < G <= MOST_CLUSTERS:
         return CrossCheck(status="skipped", reason=f"{G} clusters; 3 to {MOST_CLUSTERS} are needed")
-    weights = (members[None, :] != np.arange(G)[:, None]).astype(float)
+    weights = (members[None, :] != np.arange(G)[:, None]) * own
     theta, converged = refit(fit, problem, weights)
     if not converged.all():
         lost = int(np.sum(~converged))
@@ -101,7 +104,7 @@ def jackknife(fitted: Fitted, problem, clusters: NDArray | None) -> CrossCheck:
     return CrossCheck(ci=ci | {"a": (a - reach, a + reach)})
 
 
-def profile(fit: LawFit, problem, level: float) -> CrossCheck:
+def profile(fit: LawFit, problem: Problem, level: float, own: NDArray) -> CrossCheck:
     """Give likelihood-ratio intervals: how far a parameter moves, all others refitted.
 
     An end is NaN where no likelihood falls low enough within ten standard errors: open. Rows count
@@ -116,7 +119,7 @@ def profile(fit: LawFit, problem, level: float) -> CrossCheck:
     for i in columns:
         at = fit.law.index(names[i])
         sd = float(np.sqrt(fit.covariance[at, at])) / (fit.theta[at] if positive[at] else 1.0)
-        low, high = _profile_ends(fit, problem, i, sd, level) if sd > 0 else (np.nan, np.nan)
+        low, high = _profile_ends(fit, problem, i, sd, level, own) if sd > 0 else (np.nan, np.nan)
         centre = fit.theta[at]
         ci[names[i]] = (
             (float(centre * np.exp(low)), float(centre * np.exp(high)))
@@ -126,7 +129,9 @@ def profile(fit: LawFit, problem, level: float) -> CrossCheck:
     return CrossCheck(ci=ci)
 
 
-def _profile_ends(fit: LawFit, problem, column: int, sd: float, level: float) -> Pair:
+def _profile_ends(
+    fit: LawFit, problem: Problem, column: int, sd: float, level: float, own: NDArray
+) -> Pair:
     """Offsets of one searched coordinate at which the likelihood has fallen by chi^2/2."""
     offsets = np.concatenate([-sd * STEPS, sd * STEPS])
     start = np.repeat(fit.searched[None, :], len(offsets), axis=0)
@@ -134,7 +139,7 @@ def _profile_ends(fit: LawFit, problem, column: int, sd: float, level: float) ->
     frozen = np.zeros(start.shape, dtype=bool)
     frozen[:, column] = True
     estimator = final_estimator(fit.estimator, fit.delta)
-    weights = np.ones((1, len(problem.log_loss)))
+    weights = own[None, :]
     linear = problem.multipliers(extra=len(fit.searched) - problem.size)
     held = minimise(
         problem, estimator, start, weights, frozen=frozen, correct=linear, iterations=60

@@ -121,16 +121,10 @@ def fit_points(
     """
     extra = extra_columns(points, law)
     arrays = (points.N, points.D, points.loss)
-    # On rows that follow no law a search runs into its bounds and past the range of floats on the
-    # way; what comes of it is in the fit's status.
-    with np.errstate(all="ignore"):
-        try:
-            fit = fit_law(
-                law, *arrays, estimator=estimator, delta=delta, C=points.C, fixed=fixed,
-                extra=extra, weights=points.weight,
-            )  # fmt: skip
-        except np.linalg.LinAlgError as e:
-            fit = _failed(law, estimator, delta, len(points), fixed or {}, str(e))
+    fit = fit_law(
+        law, *arrays, estimator=estimator, delta=delta, C=points.C, fixed=fixed, extra=extra,
+        weights=points.weight,
+    )  # fmt: skip
     apart = inseparable(points.N, points.D)
     if fit.status == "ok" and apart is not None and not fixed and fit.law.has_optimum:
         fit = replace(fit, status="flat", reason=apart)
@@ -138,36 +132,11 @@ def fit_points(
     count = len(points) if clusters is None else len(np.unique(clusters))
     theta = np.full((0, len(fit.theta)), np.nan)
     if np.all(np.isfinite(fit.theta)) and resampling.draws > 0:
-        theta = _resampled(fit, points, clusters, resampling, extra, progress)
+        theta = bootstrap(
+            fit, *arrays, draws=resampling.draws, clusters=clusters, seed=resampling.seed,
+            C=points.C, extra=extra, weights=points.weight, progress=progress,
+        ).theta  # fmt: skip
     return Fitted(fit, theta, axis or flop_axis(points), count, resampling.level)
-
-
-def _resampled(
-    fit: LawFit, points: Points, clusters: NDArray | None, resampling: Resampling,
-    extra: Mapping[str, NDArray], progress: Callable[[int, int], None] | None,
-) -> NDArray:  # fmt: skip
-    try:
-        with np.errstate(all="ignore"):
-            return bootstrap(
-                fit, points.N, points.D, points.loss, draws=resampling.draws, clusters=clusters,
-                seed=resampling.seed, C=points.C, extra=extra, weights=points.weight,
-                progress=progress,
-            ).theta  # fmt: skip
-    except np.linalg.LinAlgError:  # no interval, then: a fit on such rows has no use for one
-        return np.full((0, len(fit.theta)), np.nan)
-
-
-def _failed(
-    law: str, estimator: str, delta: float, n: int, fixed: Mapping[str, float], reason: str
-) -> LawFit:
-    """Say that a search broke down, as a fit without numbers."""
-    nan, nothing = float("nan"), np.full(len(LAWS[law].parameters), np.nan)
-    return LawFit(
-        law=LAWS[law], theta=nothing, internal=nothing, estimator=estimator, delta=delta,
-        objective=nan, gradient_norm=nan, status="failed", reason=reason, n=n, starts_n=0,
-        starts_at_optimum=nan, condition=nan, covariance=None, noise={}, log_likelihood=nan,
-        aicc=nan, held=fixed,
-    )  # fmt: skip
 
 
 def extra_columns(points: Points, law: str) -> dict[str, NDArray]:

@@ -142,7 +142,7 @@ def _scored(bare: Check, fitted: Fitted, test: Points, extra: dict) -> Check:
         return replace(bare, predicted=float(np.mean(np.exp(at))), status="failed",
                        mean_error=float(np.mean(at - np.log(test.loss))),
                        reason="too few bootstrap draws converged")  # fmt: skip
-    noise = noise_sd(fitted, test.C)
+    noise = noise_sd(fitted, test.C) / np.sqrt(test.row_weights)
     mean_variance = float(np.var(draws.mean(axis=1)) + np.mean(noise**2) / n)
     cell_variance = float(np.mean(np.var(draws, axis=0) + noise**2))
     check = _compared(bare, at, test, np.sqrt(mean_variance), fitted.level)
@@ -181,7 +181,7 @@ def _check_average(origin: _Origin, test: Points) -> Check | None:
     combined = averaged.combine(cells.mean(axis=1), np.stack(draws, axis=1))
     bare = Check("average", observed=float(np.mean(test.loss)), ratio=_ratio(origin.train, test))
     best = averaged.fits[int(np.argmax(averaged.weight))]
-    noise = float(np.mean(noise_sd(best, test.C) ** 2)) / len(test)
+    noise = float(np.mean(noise_sd(best, test.C) ** 2 / test.row_weights)) / len(test)
     variance = (combined.sampling + combined.form) * discrepancy_factor(bare.ratio) ** 2
     return _compared(bare, averaged.weight @ cells, test, np.sqrt(variance + noise), best.level)
 

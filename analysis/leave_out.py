@@ -29,12 +29,7 @@ def leave_out(points: Points, fitted: Fitted, C: float) -> tuple[LeverageRow | S
     law, n = fitted.fit.law, len(points)
     extra = extra_columns(points, law.name)
     problem = rebuild(fitted.fit, points.N, points.D, points.loss, C=points.C, extra=extra)
-    try:
-        with np.errstate(all="ignore"):  # as in fit_points
-            own = np.ones(n) if points.weight is None else points.weight
-            theta, converged = refit(fitted.fit, problem, (1 - np.eye(n)) * own)
-    except np.linalg.LinAlgError as e:
-        return (Skipped(str(e), "failed"),)
+    theta, converged = refit(fitted.fit, problem, (1 - np.eye(n)) * points.row_weights)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         N, D = fitted.axis.optimum(law, theta, C)
         at_N, at_D = fitted.optimum(C)

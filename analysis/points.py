@@ -87,6 +87,11 @@ class Points:
         return bool(np.all(np.abs(self.C / (6 * self.N * self.D) - 1) <= SIX_ND_TOLERANCE))
 
     @property
+    def row_weights(self) -> NDArray:
+        """(n,) weights of the rows, mean 1 over the table; ones where no loss_sd was given."""
+        return np.ones(len(self)) if self.weight is None else self.weight
+
+    @property
     def budgets(self) -> NDArray:
         """Distinct budgets, ascending, FLOPs."""
         return np.unique(self.budget)
