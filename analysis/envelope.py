@@ -2,7 +2,7 @@
 
 Hoffmann et al. 2022, section 3.1: at each of many C the run with the least loss is the optimal
 size. It is right only where every point of a curve could have ended a run there: points of a run
-whose learning rate had not decayed are too high, the more the earlier they are (METHOD section 2).
+whose learning rate had not decayed are too high, the more the earlier they are.
 """
 
 import numpy as np

@@ -41,6 +41,7 @@ from analysis.refits import refits
 __all__ = ["FitOptions", "fit"]
 
 Progress = Callable[[str, float], None]
+SAME_EXPONENT = 0.005  # what no decision turns on: 1.2% of N_opt a decade of C on
 
 
 def fit(
@@ -171,7 +172,7 @@ def _exponent_conflicts(*parts: Any) -> tuple[Conflict, ...]:
     found = []
     for i, (first, x, x_ci) in enumerate(answers):
         for second, y, y_ci in answers[i + 1 :]:
-            if disagree((x, y), (x_ci, y_ci)):
+            if abs(x - y) > SAME_EXPONENT and disagree((x, y), (x_ci, y_ci)):
                 text = f"N_opt ~ C^a: {first} says a = {x:.3f}, {second} {y:.3f}"
                 found.append(Conflict("a", first, second, (x, y), (x_ci, y_ci), text))
     return tuple(found)

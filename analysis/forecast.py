@@ -23,6 +23,7 @@ from analysis.profiles import Minimum, PowerLaw
 
 RANGES = {"p1": 1e-3, "p5": 5e-3}
 CLAIM = 10.0  # times the largest ratio that was validated
+SAME = {"N": 0.02, "loss": 0.001}  # of the log: what no decision turns on is no conflict
 PASSED = 2.0  # sd between a held-out budget and its prediction
 
 
@@ -79,13 +80,13 @@ def conflicts_of(forecasts: tuple[Forecast, ...]) -> tuple[Conflict, ...]:
     for f in forecasts:
         if f.law == "average":
             continue
-        for quantity in ("N", "loss"):
+        for quantity, same in SAME.items():
             first, second = getattr(f, quantity), getattr(f.plain, quantity)
             intervals = (
                 getattr(f, f"{quantity}_interval"),
                 getattr(f.plain, f"{quantity}_interval"),
             )
-            if disagree((first, second), intervals):
+            if abs(np.log(first / second)) > same and disagree((first, second), intervals):
                 text = f"{quantity} at C = {f.C:.3g}: {f.law} says {first:.4g}, plain {second:.4g}"
                 found.append(Conflict(f"{quantity}({f.C:.3g})", f.law, "plain", (first, second),
                                       intervals, text))  # fmt: skip

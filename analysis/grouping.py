@@ -1,4 +1,4 @@
-"""Which runs share a budget, for tables that don't say: DESIGN.md's points-table rule."""
+"""Which runs share a budget, for tables that don't say: docs/data.md has the rule."""
 
 from enum import StrEnum
 

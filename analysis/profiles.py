@@ -2,7 +2,7 @@
 
 A parabola of the loss in log N is drawn through the cells of a budget; its vertex is the budget's
 (N_opt, D_opt, loss). A real profile is not a parabola: a wide window biases the vertex (Czech et
-al. 2026; METHOD section 5), so the default fits only the cells near the minimum, and
+al. 2026), so the default fits only the cells near the minimum, and
 `predicted_bias` measures what is left of the bias on a fitted law.
 
 Cells that differ in C by more than 2% are no profile: where runs share no budget (bins of log C), the

@@ -49,6 +49,9 @@ class Attention(StrEnum):
     REFERENCE = "reference"
 
 
+LOGITS = 2**25  # that exist at once where the loss is computed in pieces: 128 MiB in float32
+
+
 class CrossEntropy(StrEnum):
     """Implementations of the loss; none changes what is asked of a cell."""
 

@@ -14,9 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.config import CrossEntropy
-
-LOGITS = 2**25  # logits that exist at once: 128 MiB in float32
+from models.config import LOGITS, CrossEntropy
 
 
 class Loss(NamedTuple):

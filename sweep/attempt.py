@@ -62,6 +62,7 @@ def run_attempt(
     on_progress: Callable[[Progress], None] = lambda p: None,
     should_stop: Callable[[], bool] = lambda: False,
     shards: Path | None = None,
+    node_cache: Path | None = None,
 ) -> Record:
     """Train a claimed attempt to its end and record it, whatever the end is.
 
@@ -75,6 +76,7 @@ def run_attempt(
         on_progress: told twice a second.
         should_stop: asked after every step.
         shards: folder of the data, for other ranks to open; needed where the device has any.
+        node_cache: folder of this node's own disk that `data` was opened from, for them too.
 
     Returns:
         The record as written: finished, diverged or failed.
@@ -85,7 +87,7 @@ def run_attempt(
     """
     forget_parts(attempt, folder)
     describe_attempt(attempt, asked, data)
-    job = Job(cell_to_row(attempt.cell), asked.to_columns(), shards)
+    job = Job(cell_to_row(attempt.cell), asked.to_columns(), shards, node_cache)
     run = _Run(attempt, folder, data, device, settings, on_progress, should_stop)
     try:
         final = run.to_the_end(job)

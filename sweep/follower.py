@@ -26,8 +26,12 @@ def main() -> None:
     setup = json.loads(sys.stdin.readline())
     device = open_device(HardwareSettings(**setup["hardware"]), setup["rank"])
     cell = cell_from_row(setup["cell"])
+    node_cache = setup["node_cache"]
     data = open_data(
-        Path(setup["shards"]), DataSettings.from_columns(setup["data"]), cell.model.seq_len
+        Path(setup["shards"]),
+        DataSettings.from_columns(setup["data"]),
+        cell.model.seq_len,
+        node_cache=Path(node_cache) if node_cache else None,
     )
     store = dist.TCPStore("127.0.0.1", setup["port"], is_master=False)
     ranks = join(device, setup["rank"], store)

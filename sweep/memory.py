@@ -3,36 +3,45 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from models.config import GPTConfig
+from models.config import LOGITS, GPTConfig
 from models.flops import count_params
 from sweep.grid import Cell, Grid, Skip
 
 USABLE = 0.92  # share of a device that a replica may fill: the rest is context and fragments
 
 
-def memory_needed(cfg: GPTConfig, rows: int, half: bool) -> float:
+def memory_needed(cfg: GPTConfig, rows: int, half: bool, pieces: bool = True) -> float:
     """Bytes of one replica that is trained with AdamW on `rows` sequences at a time.
 
     16 bytes a parameter: weight, gradient and two moments in float32; 2 more for the cast of the
     weights where the forward pass is bfloat16. What the backward keeps of a token: 80 bytes for
-    each unit of width in each layer (50 in bfloat16), and 16 for each word of the vocabulary
-    (logits, log-probabilities, their gradients, float32). Measured on the model of this project:
-    75 to 81 (47 to 51) in layers; Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1) count 34
-    for GELU in float16 with dropout, from larger pieces.
+    each unit of width in each layer (50 in bfloat16). And 16 bytes for each logit that exists at
+    once (logits, log-probabilities, their gradients, float32): all of them, or LOGITS and 8 bytes a
+    weight of the head, its gradient and their product with the loss's, where the loss is computed
+    in pieces (models/loss.py). Measured on the model of this project: 75 to 81 (47 to 51) in
+    layers; Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1) count 34 for GELU in float16
+    with dropout, from larger pieces.
 
     Args:
         cfg: the shape.
         rows: sequences of one forward pass, at least 1.
         half: whether the forward pass is bfloat16.
+        pieces: whether the loss is computed in pieces; hardware.cross_entropy=plain does not.
     """
-    of_token = (50 if half else 80) * cfg.n_layer * cfg.d_model + 16 * cfg.vocab_size
-    return (18.0 if half else 16.0) * count_params(cfg).total + rows * cfg.seq_len * of_token
+    tokens, head = rows * cfg.seq_len, cfg.vocab_size * cfg.d_model
+    logits, of_head = tokens * cfg.vocab_size, 0
+    if pieces and logits > LOGITS:
+        logits, of_head = LOGITS, 8 * head
+    layers = (50 if half else 80) * cfg.n_layer * cfg.d_model * tokens
+    return (18.0 if half else 16.0) * count_params(cfg).total + layers + 16 * logits + of_head
 
 
-def rows_that_fit(cfg: GPTConfig, most: int, half: bool, memory_bytes: float) -> int:
+def rows_that_fit(
+    cfg: GPTConfig, most: int, half: bool, memory_bytes: float, pieces: bool = True
+) -> int:
     """Halve `most` sequences until a replica fits; 0 where one sequence does not."""
     rows = most
-    while rows and memory_needed(cfg, rows, half) > USABLE * memory_bytes:
+    while rows and memory_needed(cfg, rows, half, pieces) > USABLE * memory_bytes:
         rows = -(-rows // 2) if rows > 1 else 0
     return rows
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from models.config import CrossEntropy
 from sweep.memory import memory_needed, rows_that_fit
 
 if TYPE_CHECKING:  # a trainer looks for its own micro-batch
@@ -29,19 +30,20 @@ def find_micro_rows(trainer: "Trainer", most: int) -> int:
         DoesNotFit: one sequence is too much.
     """
     cfg, device, ranks = trainer.cell.model, trainer.device, trainer.ranks
-    half = device.dtype.itemsize < 4
+    half, pieces = device.dtype.itemsize < 4, device.cross_entropy is not CrossEntropy.PLAIN
     on_gpu = device.device.type == "cuda"
     room = device.free_memory_bytes() / (1 if on_gpu else ranks.size) + _held_bytes(trainer)
-    rows = max(1, rows_that_fit(cfg, most, half, room))
+    rows = max(1, rows_that_fit(cfg, most, half, room, pieces))
     limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
-    if on_gpu or limited or memory_needed(cfg, rows, half) > room / 2:
+    if on_gpu or limited or memory_needed(cfg, rows, half, pieces) > room / 2:
         while rows and not _fits(trainer, rows):
             rows = -(-rows // 2) if rows > 1 else 0
     rows = ranks.least(rows, device.device)
     if not rows:
         raise DoesNotFit(
             f"{cfg.size_id} ran out of memory with one sequence of {cfg.seq_len} tokens at a time "
-            f"({room / 1e9:.3g} GB were free, {memory_needed(cfg, 1, half) / 1e9:.3g} GB predicted)"
+            f"({room / 1e9:.3g} GB were free, {memory_needed(cfg, 1, half, pieces) / 1e9:.3g} GB predicted): "
+            "take a smaller size out of model.ladder, or a device with more memory"
         )
     return rows
 
@@ -60,7 +62,7 @@ def _fits(trainer: "Trainer", rows: int) -> bool:
             del held
             return True
     except (RuntimeError, MemoryError) as e:
-        if not _out_of_memory(e):
+        if not out_of_memory(e):
             raise
         return False
     finally:
@@ -69,8 +71,8 @@ def _fits(trainer: "Trainer", rows: int) -> bool:
             torch.cuda.empty_cache()
 
 
-def _out_of_memory(e: BaseException) -> bool:
-    """CPU allocators raise a plain RuntimeError."""
+def out_of_memory(e: BaseException) -> bool:
+    """Whether an error says that memory ran out; CPU allocators raise a plain RuntimeError."""
     return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e)
 
 

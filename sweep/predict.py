@@ -18,6 +18,7 @@ class Rates:
     flops_per_second: float
     token_seconds: float
     step_seconds: float
+    ranks: int
     devices: int
 
     def __post_init__(self) -> None:
@@ -28,15 +29,16 @@ class Rates:
         for name in ("token_seconds", "step_seconds"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"hardware.{name}={getattr(self, name):g} is negative")
-        if self.devices < 1:
-            raise ValueError(f"hardware.devices={self.devices} must be at least 1")
+        for name in ("ranks", "devices"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"hardware.{name}={getattr(self, name)} must be at least 1")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Predicted cost of one cell on one device."""
+    """Predicted cost of one cell; memory is of one replica."""
 
-    seconds: float
+    seconds: float  # from its start to its end
     memory_bytes: float
     disk_bytes: float
 
@@ -44,14 +46,16 @@ class Cost:
 def predict_cost(cell: Cell, rates: Rates, val_tokens: int) -> Cost:
     """Predict one cell.
 
-    Seconds: PaLM FLOPs over the assumed rate, plus a cost for each token and each step; the
-    validation is a third of the training cost of its tokens. Memory: sweep.memory, the whole
-    batch at once, in float32. Disk: the last checkpoint and a few kB of records.
+    Seconds: PaLM FLOPs over the assumed rate, plus a cost for each token and each step. Ranks share
+    the training tokens at an efficiency of 1, as if gradients met in no time; one of them does the
+    validation, a third of the training cost of its tokens. Memory: sweep.memory, a rank's whole
+    share of the batch at once, in float32. Disk: the last checkpoint and a few kB of records.
     """
     cfg, N = cell.model, count_params(cell.model).total
     per_token = flops_per_token(cfg, FlopRule.PALM) / rates.flops_per_second + rates.token_seconds
-    seconds = (cell.tokens + val_tokens / 3) * per_token + cell.steps * rates.step_seconds
-    memory = memory_needed(cfg, cell.recipe.batch_rows, half=False)
+    tokens = cell.tokens / rates.ranks + val_tokens / 3
+    seconds = tokens * per_token + cell.steps * rates.step_seconds
+    memory = memory_needed(cfg, -(-cell.recipe.batch_rows // rates.ranks), half=False)
     return Cost(seconds, memory, 12.0 * N + 50_000)
 
 

@@ -94,6 +94,7 @@ class Job:
     cell: dict[str, Any]  # a row, as sweep.cells makes it
     data: dict[str, Any]  # columns, as DataSettings makes them
     shards: Path
+    node_cache: Path | None  # the node's own disk that rank 0 reads from
 
 
 @contextlib.contextmanager
@@ -114,6 +115,7 @@ def lead(device: Device, job: Job) -> Iterator[tuple[Ranks, Callable[[Path | Non
         "cell": job.cell,
         "data": job.data,
         "shards": str(job.shards),
+        "node_cache": job.node_cache and str(job.node_cache),
     }
     others = [_start({**setup, "rank": rank}) for rank in range(1, device.ranks)]
     try:

@@ -105,7 +105,7 @@ def rerun(found: Found, hardware: HardwareSettings, run: RunSettings, console: C
         try:
             record = run_attempt(
                 attempt, folder, data, found.planned.data, device, run,
-                on_progress=line.show, shards=shards,
+                on_progress=line.show, shards=shards, node_cache=found.handling.node_cache,
             )  # fmt: skip
         finally:
             attempt.release()

@@ -71,13 +71,14 @@ def _train(
     ended: threading.Event,
 ) -> dict[str, Any]:
     check_replica(planned.cell.model, planned.cell.recipe.batch_rows, device)
-    shards, node_cache = Path(setup["data"]), setup["node_cache"]
+    shards = Path(setup["data"])
+    node_cache = Path(setup["node_cache"]) if setup["node_cache"] else None
     data = open_data(
         shards,
         planned.data,
         planned.cell.model.seq_len,
         verify=True,
-        node_cache=Path(node_cache) if node_cache else None,
+        node_cache=node_cache,
     )
     check_data([planned.cell], data, planned.data.max_epochs)
     attempt = claim(folder, planned.cell, resume=True)
@@ -92,6 +93,7 @@ def _train(
             on_progress=tell,
             should_stop=ended.is_set,
             shards=shards,
+            node_cache=node_cache,
         )
     finally:
         attempt.release()

@@ -26,7 +26,7 @@ def public(name: str, *args):
 
 
 def test_hoffmann_epoch_240_rows():
-    """Besiroglu et al. 2024's data under their stated objective, at its minimum (METHOD T1)."""
+    """Besiroglu et al. 2024's data under their stated objective, at its minimum."""
     fits = fit(public(*EPOCH), estimator="huber", draws=100, targets=(5.88e23,))
     a3 = fits.approach3
     assert a3.objective == pytest.approx(1.018274018e-3, abs=1e-9)
@@ -44,7 +44,7 @@ def test_hoffmann_epoch_240_rows():
 
 
 def test_noise_free_surface():
-    """Stanford CS336's planted law (METHOD T4)."""
+    """Stanford CS336's planted law."""
     fits = fit(public("cs336_isoflops.csv"), estimator="huber", draws=40, targets=(1e23, 1e24))
     a3 = fits.approach3
     assert pytest.approx((2.69, 1606.4, 3210.7, 0.34, 0.36), rel=1e-5) == (
@@ -55,7 +55,7 @@ def test_noise_free_surface():
 
 
 def test_rows_that_move_the_answer_are_named():
-    """With Epoch's five excluded rows back, they lead the list (METHOD T2)."""
+    """With Epoch's five excluded rows back, they lead the list."""
     points = public(EPOCH[0])
     fits = fit(points, estimator="huber", draws=40)
     assert fits.approach3.objective == pytest.approx(1.8260105e-3, abs=1e-9)

@@ -152,3 +152,8 @@ def test_disagreement_needs_both_to_miss():
     assert disagree((1.0, 2.0), ((0.5, 1.5), (1.6, 2.4)))
     assert not disagree((1.0, 2.0), ((0.5, 2.5), (1.6, 2.4)))
     assert not disagree((1.0, 2.0), ((0.5, 1.5), (np.nan, np.nan)))
+
+
+def test_what_no_decision_turns_on_is_no_conflict():
+    """Without noise every interval is a point, and approach 2 keeps its small bias."""
+    assert fit(sweep(), draws=40, targets=(1e22,)).conflicts == ()

@@ -50,7 +50,7 @@ def one_profile(loss, N=(1e6, 2e6, 4e6, 8e6, 16e6)):
     return find_minima(points_from_frame(frame))[0]
 
 
-# The biases were simulated for METHOD T5, to 0.005 points.
+# Biases of 0.005 points and more are known from simulation.
 @pytest.mark.parametrize(("k", "bias"), [(2, -0.327), (4, -1.301), (8, -2.903), (16, -5.100)])
 def test_parabola_bias_to_1e24(k, bias):
     minima = find_minima(points_from_frame(profiles(k)), Method.PARABOLA)
