@@ -26,6 +26,7 @@ from sweep.evaluate import Validation, evaluate_small, validate
 from sweep.folder import SweepFolder
 from sweep.grid import Cell
 from sweep.measure import Measurements
+from sweep.micro_batch import out_of_memory
 from sweep.nvml import energy_of
 from sweep.outcome import loss_columns, make_record
 from sweep.ranks import Job, lead
@@ -99,7 +100,7 @@ def run_attempt(
         raise
     except Exception as e:
         (attempt.path / "error.txt").write_text(traceback.format_exc())
-        ended = {"status": RecordStatus.FAILED, "reason": f"{type(e).__name__}: {e}"[:500]}
+        ended = {"status": RecordStatus.FAILED, "reason": run.why(e)[:500]}
     ended |= {"micro_batch": run.micro_rows, "resumed_from": run.resumed_from}
     record = make_record(attempt, folder.name, data, device, run.measured, ended)
     write_record(record, folder.records)
@@ -140,6 +141,21 @@ class _Run:
         self._pass_time()
         self.measured.peak_memory_bytes = self.device.peak_memory_bytes()
         return final
+
+    def why(self, e: Exception) -> str:
+        """Say what ended the attempt; where memory ran out in training, what to type next."""
+        said = f"{type(e).__name__}: {e}"
+        if self.micro_rows is None or not out_of_memory(e):
+            return said
+        fewer = (
+            f"launch again with hardware.micro_rows={self.micro_rows // 2}"
+            if self.micro_rows > 1
+            else "take this size out of model.ladder, or a device with more memory"
+        )
+        return (
+            f"out of memory at step {self.trainer.step} with {self.micro_rows} sequences at a "
+            f"time: {fewer} ({said})"
+        )
 
     def _resume(self) -> Path | None:
         self.saved_step = 0

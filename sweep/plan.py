@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from models.config import GPTConfig
 from sweep.cells import cell_to_row
 from sweep.grid import Cell, si
 from sweep.predict import Cost, predict_cost, predict_wall
@@ -22,17 +23,18 @@ def plan_dict(resolved: Resolved) -> dict[str, Any]:
     """
     grid = resolved.grid
     costs, of_probes = _costs(resolved, grid.cells), _costs(resolved, grid.probes)
-    devices = resolved.rates.devices
+    ranks, devices = resolved.rates.ranks, resolved.rates.devices
     return {
         "sweep": resolved.folder.name,
         "cells": _rows(grid.cells, costs),
         "probes": _rows(grid.probes, of_probes),
         "skipped": [asdict(s) for s in grid.skipped],
         "totals": {
-            **_price(grid.cells, costs),
-            "probes": _price(grid.probes, of_probes),
+            **_price(grid.cells, costs, ranks),
+            "probes": _price(grid.probes, of_probes, ranks),
             "wall_hours": predict_wall(costs + of_probes, devices) / 3600,
             "devices": devices,
+            "ranks": ranks,
             "disk_bytes": sum(c.disk_bytes for c in costs + of_probes),
         },
     }
@@ -46,6 +48,8 @@ def print_json(resolved: Resolved) -> None:
 def print_table(resolved: Resolved, console: Console, hardware: str) -> None:
     """Print the plan for a person: cells, what was left out, totals, the next command."""
     grid = resolved.grid
+    if options := _model_options(grid.cells[0].model):
+        console.print(f"model: {options} (the rest as in docs/config.md)\n")
     console.print(_cell_table(resolved, grid.cells))
     console.print(f"\n{_recipe_line(grid.cells)}")
     if grid.probes:
@@ -56,10 +60,26 @@ def print_table(resolved: Resolved, console: Console, hardware: str) -> None:
     console.print(
         f"\n{totals['cells']} cells, {totals['flops']:.3g} FLOPs ({grid.cells[0].flop_rule} rule), "
         f"{duration(totals['device_hours'] * 3600)} of one device{_price_of_probes(totals)}.\n"
-        f"{duration(totals['wall_hours'] * 3600)} on {totals['devices']} (hardware={hardware}, "
+        f"{duration(totals['wall_hours'] * 3600)} on {_devices(totals)} (hardware={hardware}, "
         f"assumed {resolved.rates.flops_per_second:.2g} FLOP/s each), "
         f"{size_of(totals['disk_bytes'])} of disk.",
     )
+
+
+def _model_options(cfg: GPTConfig) -> str:
+    """Name the choices that differ from the model's defaults, which all sizes share."""
+    chosen = [f for f in fields(cfg) if f.default is not MISSING]
+    return ", ".join(
+        f"{f.name}={getattr(cfg, f.name)}" for f in chosen if getattr(cfg, f.name) != f.default
+    )
+
+
+def _devices(totals: dict[str, Any]) -> str:
+    """Say on how many devices, and what is assumed where ranks share a cell."""
+    cells, ranks = totals["devices"], totals["ranks"]
+    if ranks == 1:
+        return str(cells)
+    return f"{cells} x {ranks} ranks that share a cell at an assumed efficiency of 1"
 
 
 def _cell_table(resolved: Resolved, cells: Sequence[Cell]) -> Table:
@@ -103,11 +123,11 @@ def _rows(cells: Sequence[Cell], costs: Sequence[Cost]) -> list[dict[str, Any]]:
     ]
 
 
-def _price(cells: Sequence[Cell], costs: Sequence[Cost]) -> dict[str, float]:
+def _price(cells: Sequence[Cell], costs: Sequence[Cost], ranks: int) -> dict[str, float]:
     return {
         "cells": len(cells),
         "flops": sum(c.flops for c in cells),
-        "device_hours": sum(c.seconds for c in costs) / 3600,
+        "device_hours": ranks * sum(c.seconds for c in costs) / 3600,
     }
 
 

@@ -60,7 +60,7 @@ def predict_cost(cell: Cell, rates: Rates, val_tokens: int) -> Cost:
 
 
 def predict_wall(costs: list[Cost], devices: int) -> float:
-    """Wall-clock seconds with the longest cells first on `devices` equal devices."""
+    """Wall-clock seconds with the longest cells first, `devices` at once."""
     free = [0.0] * devices
     for cost in sorted(costs, key=lambda c: -c.seconds):
         soonest = free.index(min(free))
