@@ -148,7 +148,7 @@ class _Run:
         if self.micro_rows is None or not out_of_memory(e):
             return said
         fewer = (
-            f"launch again with hardware.micro_rows={self.micro_rows // 2}"
+            f"type it again with hardware.micro_rows={self.micro_rows // 2}"
             if self.micro_rows > 1
             else "take this size out of model.ladder, or a device with more memory"
         )

@@ -207,6 +207,30 @@ def test_an_error_is_recorded_and_the_next_attempt_starts_over(run, stopped):
     assert (again.status, again.attempt, again.restarts) == ("finished", 1, 0)
 
 
+@pytest.mark.parametrize(
+    ("rows", "advice"),
+    [
+        (4, "type it again with hardware.micro_rows=2"),
+        (1, "take this size out of model.ladder, or a device with more memory"),
+    ],
+)
+def test_memory_that_runs_out_in_training_fails_the_attempt_and_says_what_to_type(
+    tmp_path, data, asked, rows, advice
+):
+    folder, device = SweepFolder(tmp_path / "root", "s"), open_device(replace(CPU, micro_rows=rows))
+    attempt, steps = claim(folder, CELL, resume=True), iter(range(1, 6))
+    record = run_attempt(
+        attempt, folder, data, asked, device, RUN,
+        should_stop=lambda: next(steps) == 5 and torch.empty(10**15),
+    )  # fmt: skip
+    attempt.release()
+    assert record.status == "failed"
+    assert record.reason.startswith(
+        f"out of memory at step 5 with {rows} sequences at a time: {advice} (RuntimeError: "
+    )
+    assert "can't allocate memory" in record.reason
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "text"])
 def test_a_damaged_checkpoint_is_named(run, stopped, damage):
     path = stopped / "checkpoint" / "state.pt"

@@ -245,6 +245,28 @@ def test_a_grid_for_one_gpu_is_planned_without_one(command, text_folder):
     assert 1 < plan["totals"]["wall_hours"] < 16
 
 
+def test_a_plan_names_the_model_options_that_are_not_the_defaults(command):
+    assert "model:" not in command("plan", "grid=smoke")[1]
+    _, table, _ = command("plan", "grid=smoke", "model.norm=rmsnorm", "model.qk_norm=true")
+    assert table.startswith("model: norm=rmsnorm, qk_norm=True (the rest as in docs/config.md)\n")
+
+
+def test_ranks_share_the_training_of_a_planned_cell_and_not_its_validation(command):
+    words = ("plan", "grid=smoke", "hardware.token_seconds=0", "hardware.step_seconds=0")
+    one, two = (
+        json.loads(command(*words, "plan.format=json", f"hardware.ranks={n}")[1]) for n in (1, 2)
+    )
+    for alone, shared in zip(one["cells"], two["cells"], strict=True):
+        assert alone["cell_id"] == shared["cell_id"]
+        saved = alone["predicted_seconds"] - shared["predicted_seconds"]
+        assert saved == pytest.approx(alone["flops_palm"] / 5.5e10 / 2)
+        assert shared["predicted_memory_bytes"] < alone["predicted_memory_bytes"]
+    hours = sum(c["predicted_seconds"] for c in two["cells"]) / 3600
+    assert two["totals"]["device_hours"] == pytest.approx(2 * hours)
+    table = " ".join(command(*words, "hardware.ranks=2")[1].split())
+    assert "x 2 ranks that share a cell at an assumed efficiency of 1" in table
+
+
 @pytest.mark.parametrize("words", [[], ["help"], ["--help"], ["plan", "--help"], ["run", "-h"]])
 def test_help_is_help(command, words):
     code, out, err = command(*words)

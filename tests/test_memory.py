@@ -13,7 +13,7 @@ from helpers_cells import CPU, MODEL, data_settings, tiny_cell
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.config import GPTConfig
+from models.config import LOGITS, GPTConfig
 from models.gpt import GPT
 from sweep.data import open_data
 from sweep.device import check_replica, open_device
@@ -49,7 +49,7 @@ def test_4b_parameters_fill_80_gb_with_adamw():
 def test_a_refusal_says_what_is_needed_and_what_would_fit():
     reason = why_too_large(LLAMA_7B, half=True, memory_bytes=80 * GB)
     assert reason.startswith(
-        "a replica needs 135 GB with one sequence at a time, of 73.6 usable GB"
+        "a replica needs 136 GB with one sequence at a time, of 73.6 usable GB"
     )
     smaller = nearest_that_fits(LLAMA_7B, half=True, memory_bytes=80 * GB)
     assert f"{smaller.size_id} would fit" in reason
@@ -104,6 +104,20 @@ def test_what_the_backward_keeps_is_what_the_formula_says(half, n_layer, d_model
             model(rows_BT[:, :-1], None, rows_BT[:, 1:])
     predicted = memory_needed(cfg, 4, half) - memory_needed(cfg, 0, half)
     assert 0.3 < sum(kept.values()) / predicted < 1.05
+
+
+def test_logits_in_pieces_are_charged_once_and_plain_ones_in_full():
+    cfg = GPTConfig(n_layer=2, d_model=64, n_head=2, vocab_size=50_304, seq_len=1024)
+    layers = 80 * 2 * 64 * 1024
+    for rows in (8, 64):
+        of_rows = memory_needed(cfg, rows, False) - memory_needed(cfg, 0, False)
+        assert of_rows == 16 * LOGITS + 8 * 50_304 * 64 + rows * layers
+        plain = memory_needed(cfg, rows, False, False) - memory_needed(cfg, 0, False, False)
+        assert plain == rows * (layers + 16 * 50_304 * 1024)
+    few = replace(cfg, vocab_size=LOGITS // 8192)  # all logits of 8 rows
+    assert memory_needed(few, 8, False) == memory_needed(few, 8, False, False)
+    assert rows_that_fit(cfg, 64, False, 6 * GB) == 64
+    assert rows_that_fit(cfg, 64, False, 6 * GB, False) == 4
 
 
 def test_cells_that_do_not_fit_leave_the_grid_once_a_size_with_the_reason():

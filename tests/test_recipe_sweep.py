@@ -10,6 +10,8 @@ from helpers_cli import isoflop, tiny_grid
 from analysis.fits_file import read_fits
 from analysis.recipe_transfer import transfer
 from results.store import read_records
+from sweep.cells import cell_from_row
+from sweep.memory import USABLE, memory_needed
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,21 @@ def test_a_plan_lists_and_prices_probes_apart(sweep, command):
         assert probe["probe_of"] in {c["cell_id"] for c in plan["cells"]}
     off = command("plan", *words, "grid.probe=false")[1]
     assert "no probes (grid.probe=false)" in " ".join(off.split())
+
+
+def test_no_probe_is_planned_of_a_cell_that_does_not_fit(sweep, command):
+    words, _ = sweep
+    whole = json.loads(command("plan", *words, "plan.format=json")[1])
+    largest = max(c["d_model"] for c in whole["probes"])
+    (cfg,) = {cell_from_row(c).model for c in whole["cells"] if c["d_model"] == largest}
+    memory = (memory_needed(cfg, 1, half=False) - 1) / USABLE
+    plan = json.loads(
+        command("plan", *words, "plan.format=json", f"hardware.memory_bytes={memory}")[1]
+    )
+    assert plan["probes"]
+    assert all(c["d_model"] < largest for c in plan["cells"] + plan["probes"])
+    assert {p["probe_of"] for p in plan["probes"]} <= {c["cell_id"] for c in plan["cells"]}
+    assert any("a replica needs" in s["reason"] for s in plan["skipped"])
 
 
 def test_probes_are_trained_judged_and_kept_out_of_the_fit(sweep, command):
