@@ -1,7 +1,8 @@
 """Datasheet peaks, so that MFU means what the field means by it. A board that is not here has none.
 
 Every row is the *dense* rate: datasheets print the figure with 2:4 sparsity, twice as high, beside or
-instead of it, and no training reaches it. B300 is absent because its sources disagree.
+instead of it, and no training reaches it. B300 is absent because its sources disagree, the TF32 rate
+of an RTX 4090 because no source of NVIDIA's was read for it.
 """
 
 import math
@@ -23,16 +24,15 @@ class Peak:
 
 
 _A100 = "NVIDIA A100 datasheet, nvidia-1758950 r4 (BF16 312, TF32 156; with sparsity twice that)"
-_H100 = "NVIDIA H100 datasheet, SXM and NVL: half of the figures with sparsity (BF16 1979, 1671)"
+_H100 = "NVIDIA H100 datasheet, SXM: half of BF16 1978.9 and TF32 989.4, with sparsity"
+_NVL = "NVIDIA H100 NVL and H200 NVL datasheets: half of BF16 1671 and TF32 835, with sparsity"
 _H100_PCIE = (
     "NVIDIA H100 GPU architecture whitepaper, table 3, PCIe: BF16 756, TF32 378 without sparsity"
 )
-_H200 = "NVIDIA H200 datasheet, SXM and NVL: half of the figures with sparsity (BF16 1979, 1671)"
+_H200 = "NVIDIA H200 datasheet, SXM: half of BF16 1979 and TF32 989, with sparsity, as of an H100"
 _L40S = "NVIDIA L40S datasheet: BF16 362.05, TF32 183, with sparsity 733 and 366"
-_A10 = "NVIDIA A10 datasheet, nvidia.com/en-us/data-center/products/a10-gpu: BF16 125, TF32 62.5"
-_4090 = (
-    "NVIDIA Ada GPU architecture whitepaper, appendix A: BF16 with FP32 accumulate 165.2, TF32 82.6"
-)
+_A10 = "NVIDIA A10 datasheet: BF16 125, TF32 62.5, with sparsity 250 and 125"
+_4090 = "NVIDIA Ada GPU architecture whitepaper v2.02, appendix A, table 2: BF16 with FP32 accumulate 165.2"
 _B200 = "NVIDIA Blackwell datasheet, HGX B200, up to 1,000 W: half of BF16 4,500 and TF32 2,200 (sparse)"
 _GB200 = (
     "NVIDIA Blackwell datasheet, GB200, up to 1,200 W: half of BF16 5,000 and TF32 2,500 (sparse)"
@@ -43,7 +43,7 @@ def _rows(
     boards: tuple[str, ...],
     watts: float,
     bf16: float,
-    tf32: float,
+    tf32: float | None,
     source: str,
     needs: bool = False,
 ) -> tuple[Peak, ...]:
@@ -51,6 +51,7 @@ def _rows(
         Peak(board, watts, dtype, flops, source, needs)
         for board in boards
         for dtype, flops in (("bfloat16", bf16), (TF32, tf32))
+        if flops is not None
     )
 
 
@@ -59,13 +60,13 @@ PEAKS = (
     *_rows(("NVIDIA A100-PCIE-40GB",), 250, 312e12, 156e12, _A100),
     *_rows(("NVIDIA A100 80GB PCIe",), 300, 312e12, 156e12, _A100),
     *_rows(("NVIDIA H100 80GB HBM3",), 700, 989.4e12, 494.7e12, _H100),
-    *_rows(("NVIDIA H100 NVL",), 400, 835.5e12, 417.5e12, _H100),
+    *_rows(("NVIDIA H100 NVL",), 400, 835.5e12, 417.5e12, _NVL),
     *_rows(("NVIDIA H100 PCIe",), 350, 756e12, 378e12, _H100_PCIE),
     *_rows(("NVIDIA H200",), 700, 989.4e12, 494.7e12, _H200),
-    *_rows(("NVIDIA H200 NVL",), 600, 835.5e12, 417.5e12, _H200),
+    *_rows(("NVIDIA H200 NVL",), 600, 835.5e12, 417.5e12, _NVL),
     *_rows(("NVIDIA L40S",), 350, 362.05e12, 183e12, _L40S),
     *_rows(("NVIDIA A10",), 150, 125e12, 62.5e12, _A10),
-    *_rows(("NVIDIA GeForce RTX 4090",), 450, 165.2e12, 82.6e12, _4090),
+    *_rows(("NVIDIA GeForce RTX 4090",), 450, 165.2e12, None, _4090),
     *_rows(("NVIDIA B200",), 1000, 2.25e15, 1.1e15, _B200, needs=True),
     *_rows(("NVIDIA GB200",), 1200, 2.5e15, 1.25e15, _GB200, needs=True),
 )
