@@ -96,7 +96,7 @@ def compose(
     """
     cells = None if records is None else results_of(records)
     sections = (
-        answer_section(fits),
+        answer_section(fits, records),
         *evidence_sections(fits, pictures),
         *run_sections(fits, pictures, records, cells, plan, command),
     )

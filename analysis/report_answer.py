@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
+
 from analysis.figure_data import entries, loss_unit, part, reason_of
+from analysis.recipe_transfer import Verdict, transfer
 from analysis.report_document import Block, Section, Table, Text, table
 from analysis.report_numbers import (
     DASH,
@@ -47,11 +50,16 @@ def headline(fits: Fits) -> list[Mapping[str, Any]]:
     return [best[C] for C in sorted(best)]
 
 
-def answer_section(fits: Fits) -> Section:
-    """Say what to train, in words and as a table, with its limits first."""
+def answer_section(fits: Fits, records: pd.DataFrame | None = None) -> Section:
+    """Say what to train, in words and as a table, with its limits first.
+
+    Args:
+        fits: parsed fits.json.
+        records: every attempt, which say why probes could not tell; or None.
+    """
     forecasts = headline(fits)
     made = [f for f in forecasts if known(f.get("loss")) is not None]
-    blocks: list[Block] = [Text(w, "warning") for w in _warnings(fits, made)]
+    blocks: list[Block] = [Text(w, "warning") for w in _warnings(fits, made, records)]
     blocks += [Text(_sentence(f, fits), "lead") for f in made[:1]]
     if made:
         blocks += [Text(_flatness(made[0])), Text(_reach(fits, made)), _table(made, fits)]
@@ -86,7 +94,7 @@ def _outside(one: Mapping[str, Any], other: Mapping[str, Any], what: str) -> boo
     return value is not None and ends is not None and not ends[0] <= value <= ends[1]
 
 
-def _warnings(fits: Fits, made: list[Mapping[str, Any]]) -> list[str]:
+def _warnings(fits: Fits, made: list[Mapping[str, Any]], records: pd.DataFrame | None) -> list[str]:
     words = []
     for f in made:
         for what in disagree(f):
@@ -106,7 +114,7 @@ def _warnings(fits: Fits, made: list[Mapping[str, Any]]) -> list[str]:
             f"{reason_of(law, 'no reason given')}), so read the forecast as a guess."
         )
     recipes = {str(f.get("recipe")) for f in made}
-    words += [_RECIPE[r] for r in sorted(recipes) if r in _RECIPE]
+    words += [_of_recipe(r, records) for r in sorted(recipes) if r in _RECIPE]
     words += [
         f"Beyond what these data validate, at {power(f['C'])} FLOPs: {f.get('reason')}. The "
         "interval is what the laws say, not what has been seen to hold."
@@ -114,6 +122,20 @@ def _warnings(fits: Fits, made: list[Mapping[str, Any]]) -> list[str]:
         if f.get("status") == "unvalidated"
     ]
     return words
+
+
+def _of_recipe(verdict: str, records: pd.DataFrame | None) -> str:
+    """Say what the fit's verdict on the recipe means; where probes could not tell, why not."""
+    if verdict != Verdict.NOT_PROBED or records is None or not records["probe"].notna().any():
+        return _RECIPE[verdict]
+    found = transfer(records)
+    if found.verdict is not Verdict.NOT_PROBED:
+        return f"This fit is older than the last probes, which say: {found.line}. Fit again."
+    return (
+        f"Whether the recipe transfers is open: {found.reason}. Drift in the learning rate or the "
+        "batch moves N* without a trace in the fit or in the hold-out, so what follows is the "
+        "answer for this recipe, not for the best one."
+    )
 
 
 def _sentence(f: Mapping[str, Any], fits: Fits) -> str:

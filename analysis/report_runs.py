@@ -18,6 +18,7 @@ from analysis.report_numbers import (
     significant,
     with_error,
 )
+from analysis.report_probes import cells_and_probes, probe_table
 
 Fits = Mapping[str, Any]
 MOST_ROWS = 400
@@ -42,11 +43,12 @@ def run_sections(
         plan: planned cells with a column cell_id, or None.
         command: what remakes this page.
     """
+    own, probes = cells_and_probes(cells)
     return [
-        _curves(pictures, cells),
-        _cells(pictures, cells),
+        _curves(pictures, own),
+        _cells(pictures, own, probes),
         Section("health", "Health of the sweep", tuple(_health(fits, records, cells, plan))),
-        Section("provenance", "Where this comes from", tuple(_provenance(fits, cells, command))),
+        Section("provenance", "Where this comes from", tuple(_provenance(fits, own, command))),
     ]
 
 
@@ -56,13 +58,17 @@ def _curves(pictures: Collection[str], cells: pd.DataFrame | None) -> Section:
     return Section("curves", "Learning curves", (block,))
 
 
-def _cells(pictures: Collection[str], cells: pd.DataFrame | None) -> Section:
+def _cells(
+    pictures: Collection[str], cells: pd.DataFrame | None, probes: pd.DataFrame | None
+) -> Section:
     if cells is None or cells.empty:
         words = _NEEDS_SWEEP if cells is None else "The sweep has no records yet."
         return Section("cells", "Cells", (Text(words, "note"),))
     blocks: list[Block] = [_cell_table(cells)]
     if len(cells) > MOST_ROWS:
         blocks.append(Text(f"The first {MOST_ROWS} of {len(cells)} cells are shown.", "note"))
+    if probes is not None and len(probes):
+        blocks.append(probe_table(probes))
     if "utilisation" in pictures:
         blocks.append(Picture("utilisation"))
     boards = cells["board"].dropna().unique()
@@ -110,7 +116,12 @@ def _health(
     fits: Fits, records: pd.DataFrame | None, cells: pd.DataFrame | None, plan: pd.DataFrame | None
 ) -> list[Block]:
     trouble = [*_missing(cells, plan), *_ended_badly(cells), *_excluded(fits)]
-    trouble += [*_unbracketed(fits), *_epochs(cells), *_outside(cells), *_warned(fits)]
+    trouble += [
+        *_unbracketed(fits),
+        *_epochs(cells),
+        *_outside(cells_and_probes(cells)[0]),
+        *_warned(fits),
+    ]
     trouble += _reruns(records)
     if cells is None:
         trouble.append("No records were given, so how the runs ended is not known.")

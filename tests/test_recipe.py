@@ -52,7 +52,9 @@ def recipe_of(settings: RecipeSettings, cfg: GPTConfig, steps: int) -> Recipe:
     return make_recipe(settings, choice, steps=steps, batch_rows=rows, seq_len=cfg.seq_len)
 
 
-@example(steps=1, warmup_share=0.05, decay_share=0.75, schedule=Schedule.WSD, rule="demo", d_model=16)
+@example(
+    steps=1, warmup_share=0.05, decay_share=0.75, schedule=Schedule.WSD, rule="demo", d_model=16
+)
 @given(
     steps=st.integers(1, 10**7),
     warmup_share=st.one_of(st.none(), st.floats(0, 0.1)),

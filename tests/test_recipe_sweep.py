@@ -1,14 +1,17 @@
 """Probes through the command line: planned apart, trained with the cells, in no fit."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from helpers_cells import write_text
 from helpers_cli import isoflop, tiny_grid
+from planted_recipe import planted_records, probed_grid
 
 from analysis.fits_file import read_fits
-from analysis.recipe_transfer import transfer
+from analysis.recipe_transfer import Verdict, transfer
+from analysis.report_answer import answer_section
 from results.store import read_records
 from sweep.cells import cell_from_row
 from sweep.memory import USABLE, memory_needed
@@ -78,6 +81,46 @@ def test_probes_are_trained_judged_and_kept_out_of_the_fit(sweep, command):
         own = records["probe"].isna() & (records["budget"] == minimum["budget"])
         assert own.sum() <= 3
     assert {f["recipe"] for f in fits["forecast"]} == {str(transfer(records).verdict)}
+
+
+def test_a_report_lists_probes_apart_and_says_why_they_could_not_tell(sweep, command):
+    words, folder = sweep
+    for verb in ("collect", "fit", "report"):
+        assert command(verb, *words[:2], *(["fit.draws=40"] if verb == "fit" else []))[0] == 0
+    records = read_records(folder / "records.parquet")
+    verdict, probes = transfer(records), records["probe"].notna()
+    page = (folder / "report" / "report.md").read_text()
+    assert f"{(~probes).sum()} cells, " in page
+    assert f"{probes.sum()} probes of the recipe, " in page
+    rows = [line for line in page.splitlines() if line.startswith("| c")]
+    for cell_id in records.loc[~probes, "cell_id"]:
+        assert any(line.startswith(f"| {cell_id} |") for line in rows)
+    for cell_id in records.loc[probes, "cell_id"]:
+        assert not any(cell_id in line for line in rows)
+    assert "The recipe was not probed" not in page
+    if verdict.verdict is Verdict.NOT_PROBED:
+        assert verdict.reason.split(" of ")[0] in page
+
+
+def test_the_answer_repeats_why_probes_could_not_tell_and_knows_an_older_fit():
+    fits = {"forecast": [{"C": 1e19, "loss": 3.0, "recipe": "not_probed"}]}
+
+    def first(records) -> str:
+        return answer_section(fits, records).blocks[0].words
+
+    grid = probed_grid()
+    noisy = planted_records(grid, noise=0.02)
+    assert transfer(noisy).verdict is Verdict.NOT_PROBED
+    assert first(noisy).startswith(
+        f"Whether the recipe transfers is open: {transfer(noisy).reason}."
+    )
+    clear = planted_records(grid)
+    assert first(clear) == (
+        f"This fit is older than the last probes, which say: {transfer(clear).line}. Fit again."
+    )
+    without = planted_records(replace(grid, probes=()))
+    for none in (without, None):
+        assert first(none).startswith("The recipe was not probed:")
 
 
 def test_a_probe_sees_the_data_of_its_cell_and_another_learning_rate(sweep):
