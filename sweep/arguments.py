@@ -23,7 +23,10 @@ from sweep.errors import UsageError, nearest
 TEXT_KEYS = ("root", "sweep", "cell", "record", "points", "curves", "out", "fit.where", "fit.by",
              "fit.loss", "data.path", "data.name", "data.revision", "data.dataset", "data.subset",
              "data.split", "data.validation_split", "data.text_column", "data.tokenizer",
-             "data.tokenizer_revision", "data.cache", "report.title")  # fmt: skip
+             "data.tokenizer_revision", "data.cache", "report.title", "budget.ask", "budget.format",
+             "budget.law", "budget.hardware", "budget.serve_hardware", "budget.dtype",
+             "budget.records", "fits")  # fmt: skip
+_LISTS = ("fits",)  # of texts: [a,b]; an element with a comma in it goes in quotes
 _GROUPS = ("grid", "model", "recipe", "data", "cluster", "hardware", "fit", "report")
 
 
@@ -86,9 +89,23 @@ def quoted(word: str) -> str:
     key, sep, value = word.partition("=")
     if not sep or not (key in TEXT_KEYS or key.startswith("columns.")) or value == "null":
         return word
+    if key in _LISTS:
+        return f"{key}=[{','.join(map(_escaped, _elements(value)))}]"
+    return f"{key}={_escaped(value)}"
+
+
+def _escaped(value: str) -> str:
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped).replace("${", r"\${")
-    return f"{key}='{escaped}'"
+    return f"'{escaped}'"
+
+
+def _elements(value: str) -> list[str]:
+    """Texts of [a,b]; a text without brackets is one."""
+    if not (value.startswith("[") and value.endswith("]")):
+        return [value]
+    parts = re.findall(r"""\s*("[^"]*"|'[^']*'|[^,]*)\s*(?:,|$)""", value[1:-1])
+    return [p[1:-1] if p[:1] in ("'", '"') and p[-1:] == p[:1] else p.strip() for p in parts if p]
 
 
 def _split(word: str) -> tuple[str, str]:
@@ -121,7 +138,7 @@ def _known_keys() -> tuple[str, ...]:
     keys = []
     for f in fields(AppConf):
         keys.append(f.name)
-        if f.name in (*_GROUPS, "plan", "run"):
+        if f.name in (*_GROUPS, "plan", "run", "budget"):
             keys += [f"{f.name}.{sub.name}" for sub in fields(f.default_factory)]
     return tuple(keys)
 
@@ -175,7 +192,9 @@ def _set_text(app: AppConf, key: str, value: str) -> None:
     if not value:
         raise UsageError(f"{key}= has no value")
     value = None if value == "null" else value
-    if group == "columns":
+    if key in _LISTS:
+        setattr(app, key, [] if value is None else _elements(value))
+    elif group == "columns":
         app.columns[name] = value
     elif name:
         setattr(getattr(app, group), name, value)

@@ -1,16 +1,20 @@
-"""What each verb does. Imports are late where a verb alone needs them: a plan needs no torch."""
+"""What each verb does. Imports are late: help needs no Hydra, a budget no pandas, a plan no torch."""
+
+from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from sweep.arguments import Arguments
-from sweep.documents import expand
+from sweep.budget_help import budget_help
 from sweep.errors import UsageError
-from sweep.resolve import hardware_settings, resolve, run_settings, sweep_folder
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sweep.arguments import Arguments
 
 _CELLS = ("root", "sweep", "grid", "grid.*", "model", "model.*", "recipe", "recipe.*", "data",
           "data.*", "eval")  # fmt: skip
@@ -28,11 +32,13 @@ class Verb:
     reads: tuple[str, ...]
     help: str
     example: str
+    more: Callable[[], str] | None = None  # further lines of help
 
 
 def plan(args: Arguments, console: Console) -> int:
     """Print the grid; write nothing."""
     from sweep.plan import print_json, print_table
+    from sweep.resolve import hardware_settings, resolve
 
     hardware_settings(args.app.hardware)
     if args.app.plan.format not in ("table", "json"):
@@ -50,6 +56,7 @@ def plan(args: Arguments, console: Console) -> int:
 def prepare(args: Arguments, console: Console) -> int:
     """Fetch and tokenise the data of a config."""
     from sweep.data import check_data, open_data, prepare_data
+    from sweep.resolve import resolve
 
     resolved = resolve(args.app)
     _make_root(resolved.folder.root)
@@ -70,6 +77,7 @@ def prepare(args: Arguments, console: Console) -> int:
 def launch(args: Arguments, console: Console) -> int:
     """Train every planned cell without a terminal record."""
     from sweep.launch import launch as launch_sweep
+    from sweep.resolve import hardware_settings, resolve, run_settings
 
     app, resolved = args.app, resolve(args.app)
     bad = launch_sweep(
@@ -87,6 +95,8 @@ def launch(args: Arguments, console: Console) -> int:
 
 def run(args: Arguments, console: Console) -> int:
     """Train one cell, here and now."""
+    from sweep.resolve import hardware_settings, resolve, run_settings
+
     if args.app.cell is None:
         raise UsageError("run needs cell=ID; list the ids with: isoflop plan")
     hardware, settings = hardware_settings(args.app.hardware), run_settings(args.app.run)
@@ -104,6 +114,7 @@ def run(args: Arguments, console: Console) -> int:
 
 def status(args: Arguments, console: Console) -> int:
     """Count planned, finished and failed cells by budget."""
+    from sweep.resolve import sweep_folder
     from sweep.status import print_status
 
     return print_status(sweep_folder(args.app), args, console)
@@ -113,6 +124,7 @@ def collect(args: Arguments, console: Console) -> int:
     """Gather record files into records.parquet and curves.parquet."""
     from analysis.recipe_transfer import transfer
     from sweep.collect import collect as collect_sweep
+    from sweep.resolve import sweep_folder
 
     folder = sweep_folder(args.app)
     got = collect_sweep(folder)
@@ -130,6 +142,7 @@ def collect(args: Arguments, console: Console) -> int:
 def fit(args: Arguments, console: Console) -> int:
     """Fit laws to a collected sweep or to anybody's points."""
     from sweep.fitting import fit_points, fit_sweep
+    from sweep.resolve import sweep_folder
 
     _refuse_unused_fit_keys(args)
     if args.app.points is None:
@@ -155,6 +168,7 @@ def report(args: Arguments, console: Console) -> int:
 
 def _report(args: Arguments, console: Console) -> int:
     from sweep.reporting import report_points, report_sweep
+    from sweep.resolve import sweep_folder
 
     if args.app.points is None:
         page = report_sweep(
@@ -174,6 +188,7 @@ def _report(args: Arguments, console: Console) -> int:
 def demo(args: Arguments, console: Console) -> int:
     """Prepare, launch, collect, fit and report, one after another."""
     from sweep.reporting import current_page
+    from sweep.resolve import sweep_folder
 
     for step in (launch, collect, fit, _report):
         console.rule(step.__name__.strip("_"))
@@ -185,6 +200,13 @@ def demo(args: Arguments, console: Console) -> int:
             console.print(f"Nothing is new since the last report. Open {page}")
             return 0
     return 0
+
+
+def budget(args: Arguments, console: Console) -> int:
+    """Planning arithmetic, with no sweep."""
+    from sweep.budgeting import print_answer
+
+    return print_answer(args, console)
 
 
 VERBS: dict[str, Verb] = {
@@ -225,6 +247,13 @@ VERBS: dict[str, Verb] = {
         (*_SWEEP, "points", "out", "columns.*", *_FIT, "report", "report.*"),
         "one page with the answer, and every figure",
         "isoflop report grid=smoke",
+    ),
+    "budget": Verb(
+        budget,
+        ("budget.*", "fits"),
+        "planning arithmetic with no sweep: FLOPs, hours, money, serving",
+        "isoflop budget budget.N=7e9 budget.D=1e12 budget.hardware=a100 budget.mfu=.5",
+        budget_help,
     ),
     "demo": Verb(
         demo,
@@ -275,6 +304,8 @@ def _make_root(root: Path) -> None:
 
 
 def _out(args: Arguments) -> Path:
+    from sweep.documents import expand
+
     if args.app.out is None:
         raise UsageError("points=FILE needs out=FOLDER to write to")
     return expand(args.app.out)
