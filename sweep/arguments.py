@@ -25,8 +25,8 @@ TEXT_KEYS = ("root", "sweep", "cell", "record", "points", "curves", "out", "fit.
              "data.split", "data.validation_split", "data.text_column", "data.tokenizer",
              "data.tokenizer_revision", "data.cache", "report.title", "budget.ask", "budget.format",
              "budget.law", "budget.hardware", "budget.serve_hardware", "budget.dtype",
-             "budget.records", "fits")  # fmt: skip
-_LISTS = ("fits",)  # of texts: [a,b]; an element with a comma in it goes in quotes
+             "budget.records")  # fmt: skip
+TEXT_LISTS = ("fits",)  # [a,b]; an element with a comma in it goes in quotes
 _GROUPS = ("grid", "model", "recipe", "data", "cluster", "hardware", "fit", "report")
 
 
@@ -68,7 +68,7 @@ def parse(verb: str, words: list[str], reads: tuple[str, ...]) -> Arguments:
     for word in words:
         key, value = _split(word)
         _check_read(key, verb, reads)
-        if key in TEXT_KEYS or key.startswith("columns."):
+        if _is_text(key):
             texts[key] = value
         else:
             _check_choice(key, value)
@@ -84,12 +84,16 @@ def is_read(key: str, reads: tuple[str, ...]) -> bool:
     return key in reads or ("." in key and f"{key.split('.')[0]}.*" in reads)
 
 
+def _is_text(key: str) -> bool:
+    return key in (*TEXT_KEYS, *TEXT_LISTS) or key.startswith("columns.")
+
+
 def quoted(word: str) -> str:
     """Return a word as Hydra's grammar must see it, for Hydra's own flags (--cfg job)."""
     key, sep, value = word.partition("=")
-    if not sep or not (key in TEXT_KEYS or key.startswith("columns.")) or value == "null":
+    if not sep or not _is_text(key) or value == "null":
         return word
-    if key in _LISTS:
+    if key in TEXT_LISTS:
         return f"{key}=[{','.join(map(_escaped, _elements(value)))}]"
     return f"{key}={_escaped(value)}"
 
@@ -192,7 +196,7 @@ def _set_text(app: AppConf, key: str, value: str) -> None:
     if not value:
         raise UsageError(f"{key}= has no value")
     value = None if value == "null" else value
-    if key in _LISTS:
+    if key in TEXT_LISTS:
         setattr(app, key, [] if value is None else _elements(value))
     elif group == "columns":
         app.columns[name] = value

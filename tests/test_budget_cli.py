@@ -411,3 +411,25 @@ def test_start_up_imports_only_what_it_needs(words, absent):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "budget.md"
+SHOWN = re.findall(r"^```sh\nisoflop budget ([^\n]*)\n```\n\n```\n(.*?)^```", DOCUMENT.read_text(), re.M | re.S)  # fmt: skip
+
+
+def test_every_question_but_lists_is_shown():
+    asked = {
+        re.search(r"budget\.ask=(\w+)", words + " budget.ask=train").group(1) for words, _ in SHOWN
+    }
+    assert asked == set(QUESTIONS) - {"laws", "hardware"}
+
+
+@pytest.mark.parametrize(("words", "shown"), SHOWN, ids=[w for w, _ in SHOWN])
+def test_answers_in_the_document_are_real(command, words, shown):
+    code, out, _ = command("budget", *shlex.split(words))
+    assert code == 0
+    left_out = ("Source:", "Regime:")
+    lines = [line for line in out.splitlines() if not line.startswith(left_out)]
+    # the condition is a residual of rounding: its digits are the machine's
+    real, said = ([x for x in part if "condition" not in x] for part in (lines, shown.splitlines()))
+    assert said == real

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from analysis.budget_laws import LAWS as BUDGET_LAWS
 from conf.schema import AppConf
 from sweep import cli
-from sweep.arguments import TEXT_KEYS, Arguments, _known_keys
+from sweep.arguments import TEXT_KEYS, TEXT_LISTS, Arguments, _known_keys
 from sweep.budgeting import QUESTIONS, print_answer
 from sweep.console import PlainConsole
 from sweep.errors import UsageError
@@ -97,7 +97,7 @@ def test_a_cell_that_is_not_there_is_refused_before_it_writes(words, cell):
 
 
 def test_texts_are_among_the_fuzzed_keys():
-    assert set(TEXT_KEYS) <= set(_known_keys())
+    assert {*TEXT_KEYS, *TEXT_LISTS} <= set(_known_keys())
 
 
 ASKS = st.sampled_from([*QUESTIONS, "nothing"]).map("budget.ask={}".format)
