@@ -159,7 +159,8 @@ def quantities_at(f: Fitted, C: float) -> tuple[Quantity, Quantity, Quantity]:
     estimates = _at_optimum(f, C)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         N, D = f.optimum_draws(C)
-        loss = f.fit.law.loss(f.draws, N, D, C=np.full_like(N, C))
+        extra = {name: D for name in f.fit.law.needs}  # at the optimum every token is distinct
+        loss = f.fit.law.loss(f.draws, N, D, C=np.full_like(N, C), **extra)
         most = np.log(C / 6)  # one parameter and one token are the ends of what can be trained
         logs = (np.log(loss), np.clip(np.log(N), 0, most), np.clip(np.log(D), 0, most))
     out = []
