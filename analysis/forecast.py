@@ -111,22 +111,46 @@ def disagree(values: Pair, intervals: tuple[Pair, Pair]) -> bool:
 
 
 def _by_law(e: Evidence, C: float) -> Forecast:
-    quantities = quantities_at(e.headline, C)
-    if e.average is not None:
-        between = [_between(e.average, C, q.estimate, i) for i, q in enumerate(quantities)]
-        quantities = tuple(
-            Quantity(q.estimate, q.sampling, form, q.draws)
-            for q, form in zip(quantities, between, strict=True)
-        )
-    return _entry(e, C, e.headline.fit.law.name, quantities, form_in_draws=False)
+    return _entry(e, C, e.headline.fit.law.name, _law_quantities(e, C))
 
 
 def _by_average(e: Evidence, C: float) -> Forecast:
-    average = e.average
+    return _entry(e, C, "average", _average_quantities(e.average, C))
+
+
+def loss_at_optimum(e: Evidence, law: str, C: float) -> tuple[Quantity, float, float]:
+    """Log loss of the optimum at C, and what spreads its draws to the whole uncertainty.
+
+    Args:
+        e: of a fit. law: the headline's name, or average. C: FLOPs.
+
+    Returns:
+        The quantity, with the variance and the stretch for its `spread` and `interval`.
+    """
+    averaged = law == "average"
+    q = (_average_quantities(e.average, C) if averaged else _law_quantities(e, C))[0]
+    return q, _variance_beyond(q, law), discrepancy_factor(C / e.points.C.max())
+
+
+def _variance_beyond(q: Quantity, law: str) -> float:
+    """Variance between forms, unless the draws hold it already."""
+    return 0.0 if law == "average" or not np.isfinite(q.form) else q.form
+
+
+def _law_quantities(e: Evidence, C: float) -> tuple[Quantity, Quantity, Quantity]:
+    quantities = quantities_at(e.headline, C)
+    if e.average is None:
+        return quantities
+    return tuple(
+        Quantity(q.estimate, q.sampling, _between(e.average, C, q.estimate, i), q.draws)
+        for i, q in enumerate(quantities)
+    )
+
+
+def _average_quantities(average: Average, C: float) -> tuple[Quantity, Quantity, Quantity]:
     by_form = [quantities_at(f, C) for f in average.fits]
     combined = [_combine(average, [q[i] for q in by_form]) for i in range(3)]
-    quantities = tuple(Quantity(c.estimate, c.sampling, c.form, c.mixture) for c in combined)
-    return _entry(e, C, "average", quantities, form_in_draws=True)
+    return tuple(Quantity(c.estimate, c.sampling, c.form, c.mixture) for c in combined)
 
 
 def _combine(average: Average, quantities: list[Quantity]) -> Combined:
@@ -171,11 +195,9 @@ def quantities_at(f: Fitted, C: float) -> tuple[Quantity, Quantity, Quantity]:
     return tuple(out)
 
 
-def _entry(
-    e: Evidence, C: float, law: str, quantities: tuple[Quantity, ...], form_in_draws: bool
-) -> Forecast:
+def _entry(e: Evidence, C: float, law: str, quantities: tuple[Quantity, ...]) -> Forecast:
     loss, N, D = quantities
-    extra = [0.0 if form_in_draws or not np.isfinite(q.form) else q.form for q in quantities]
+    extra = [_variance_beyond(q, law) for q in quantities]
     stretch = discrepancy_factor(C / e.points.C.max())
     known = np.nansum([loss.sampling, loss.form])
     status, reason = claim(e, C, law, loss)

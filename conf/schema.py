@@ -292,6 +292,18 @@ class PlanConf:
 
 
 @dataclass
+class ForecastConf:
+    """What is forecast, and how it is printed."""
+
+    targets: list[float] | None = None
+    """Budgets, FLOPs; null: those that the fit has."""
+    at: list[list[float]] = field(default_factory=list)
+    """Runs whose loss is forecast, each [N, D]: parameters and tokens."""
+    format: str = "text"
+    """text or json."""
+
+
+@dataclass
 class RunConf:
     """How one attempt goes."""
 
@@ -400,13 +412,17 @@ class AppConf:
     record: str | None = None
     """run: a records.parquet to rebuild the cell from."""
     points: str | None = None
-    """fit, report: a table of anybody's runs (CSV, parquet, JSON lines)."""
+    """fit, report, forecast: a table of anybody's runs (CSV, parquet, JSON lines)."""
     curves: str | None = None
     """fit: a table of training curves."""
-    fits: list[str] = field(default_factory=list)
-    """budget: a fits.json whose law is taken, in place of budget.law."""
     out: str | None = None
-    """fit, report: folder to write to, with points=."""
+    """fit, report, forecast: folder to write to, with points=."""
+    fits: list[str] = field(default_factory=list)
+    """budget: a fits.json whose law is taken; forecast: one that is asked, or two compared."""
+    preregister: str | None = None
+    """forecast: registry that predictions are added to; with score=, the one that is scored."""
+    score: str | None = None
+    """forecast: what came: a records.parquet, a sweep's folder, or a table of runs."""
     columns: dict[str, Any] = field(default_factory=dict)
     """points: names of the table's columns, e.g. columns.N=params."""
     grid: GridConf = field(default_factory=GridConf)
@@ -420,5 +436,6 @@ class AppConf:
     fit: FitConf = field(default_factory=FitConf)
     report: ReportConf = field(default_factory=ReportConf)
     plan: PlanConf = field(default_factory=PlanConf)
+    forecast: ForecastConf = field(default_factory=ForecastConf)
     run: RunConf = field(default_factory=RunConf)
     budget: BudgetConf = field(default_factory=BudgetConf)

@@ -4,6 +4,7 @@ Hydra composes the config. Two things are kept from it: values that are texts (p
 which its grammar would mangle (`~/r.csv`, `x=1/r.csv`, `3e912345`), and its tracebacks.
 """
 
+import os
 import re
 import shlex
 from dataclasses import dataclass, fields
@@ -25,8 +26,8 @@ TEXT_KEYS = ("root", "sweep", "cell", "record", "points", "curves", "out", "fit.
              "data.split", "data.validation_split", "data.text_column", "data.tokenizer",
              "data.tokenizer_revision", "data.cache", "report.title", "budget.ask", "budget.format",
              "budget.law", "budget.hardware", "budget.serve_hardware", "budget.dtype",
-             "budget.records")  # fmt: skip
-TEXT_LISTS = ("fits",)  # [a,b]; an element with a comma in it goes in quotes
+             "budget.records", "preregister", "score")  # fmt: skip
+TEXT_LISTS = ("fits",)  # [a,b]
 _GROUPS = ("grid", "model", "recipe", "data", "cluster", "hardware", "fit", "report")
 
 
@@ -105,11 +106,20 @@ def _escaped(value: str) -> str:
 
 
 def _elements(value: str) -> list[str]:
-    """Texts of [a,b]; a text without brackets is one."""
-    if not (value.startswith("[") and value.endswith("]")):
+    """Texts of [a,b], each as typed or in quotes; a text without brackets is one.
+
+    A comma stands between two texts, unless what it would cut is the name of a file.
+    """
+    if not (value.startswith("[") and value.endswith("]")) or os.path.exists(value):
         return [value]
     parts = re.findall(r"""\s*("[^"]*"|'[^']*'|[^,]*)\s*(?:,|$)""", value[1:-1])
-    return [p[1:-1] if p[:1] in ("'", '"') and p[-1:] == p[:1] else p.strip() for p in parts if p]
+    pieces, texts = [p for p in parts if p], []
+    while pieces:
+        ends = range(len(pieces), 1, -1)
+        whole = next((e for e in ends if os.path.exists(",".join(pieces[:e]))), 1)
+        texts.append(",".join(pieces[:whole]))
+        pieces = pieces[whole:]
+    return [t[1:-1] if t[:1] in ("'", '"') and t[-1:] == t[:1] else t.strip() for t in texts]
 
 
 def _split(word: str) -> tuple[str, str]:
@@ -142,7 +152,7 @@ def _known_keys() -> tuple[str, ...]:
     keys = []
     for f in fields(AppConf):
         keys.append(f.name)
-        if f.name in (*_GROUPS, "plan", "run", "budget"):
+        if f.name in (*_GROUPS, "plan", "forecast", "run", "budget"):
             keys += [f"{f.name}.{sub.name}" for sub in fields(f.default_factory)]
     return tuple(keys)
 

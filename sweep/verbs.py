@@ -185,6 +185,13 @@ def _report(args: Arguments, console: Console) -> int:
     return 0
 
 
+def forecast(args: Arguments, console: Console) -> int:
+    """Predict losses and optima, compare two fits, register predictions and score them."""
+    from sweep.forecasting import forecast as do
+
+    return do(args, console)
+
+
 def demo(args: Arguments, console: Console) -> int:
     """Prepare, launch, collect, fit and report, one after another."""
     from sweep.reporting import current_page
@@ -247,6 +254,22 @@ VERBS: dict[str, Verb] = {
         (*_SWEEP, "points", "out", "columns.*", *_FIT, "report", "report.*"),
         "one page with the answer, and every figure",
         "isoflop report grid=smoke",
+    ),
+    "forecast": Verb(
+        forecast,
+        (
+            *_SWEEP,
+            "points",
+            "out",
+            "fits",
+            "columns.*",
+            *_FIT,
+            "forecast.*",
+            "preregister",
+            "score",
+        ),
+        "loss, N and D at budgets nobody spent; registered and scored; fits=[A,B]: A against B",
+        "isoflop forecast fits=[results/reference/demo/fits.json] forecast.targets=[1e13]",
     ),
     "budget": Verb(
         budget,
