@@ -297,7 +297,7 @@ class ForecastConf:
 
     targets: list[float] | None = None
     """Budgets, FLOPs; null: those that the fit has."""
-    at: list[list[float]] = field(default_factory=list)
+    at: list[Any] = field(default_factory=list)
     """Runs whose loss is forecast, each [N, D]: parameters and tokens."""
     format: str = "text"
     """text or json."""

@@ -87,6 +87,21 @@ def compose_quoted(word: str) -> list[str]:
     """Return what Hydra's own flags make of a word."""
     with initialize_config_module("conf", version_base="1.3"):
         return list(OmegaConf.to_object(compose("config", [quoted(word)])).fits)
+LISTED = [v for v in HOSTILE if "," not in v and v == v.strip()]
+
+
+@pytest.mark.parametrize("value", LISTED)
+def test_texts_of_a_list_arrive_as_they_were_typed(value):
+    for typed, wanted in ((f"[{value},b]", [value, "b"]), (value, [value])):
+        assert parse("forecast", [f"fits={typed}"], ("fits",)).app.fits == wanted
+
+
+def test_a_comma_in_a_listed_text_is_quoted_or_is_of_a_path_that_exists(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse("forecast", ["fits=['a,b',\"c,d\"]"], ("fits",)).app.fits == ["a,b", "c,d"]
+    assert parse("forecast", ["fits=[a,b,c]"], ("fits",)).app.fits == ["a", "b", "c"]
+    (tmp_path / "b,c").touch()
+    assert parse("forecast", ["fits=[a,b,c]"], ("fits",)).app.fits == ["a", "b,c"]
 
 
 def test_null_unsets_a_text_and_nothing_is_no_value():
