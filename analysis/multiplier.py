@@ -15,7 +15,7 @@ from analysis.fits_file import NAN, UNKNOWN, Pair
 from analysis.forecast import Evidence, claim, loss_at_optimum
 
 REACH = 1e3  # multipliers from 1/REACH to REACH are told apart
-POINTS = 49
+POINTS = 97
 FEWEST = 20  # draws
 
 

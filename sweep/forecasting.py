@@ -122,6 +122,8 @@ def _forecast(app: AppConf, file: FittedFile, console: Console) -> int:
     else:
         for line in _lines(answer):
             console.print(line)
+        if app.points is not None:
+            console.print(f"Wrote {file.path}")
     return 0 if known else 1
 
 

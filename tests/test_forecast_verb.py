@@ -1,6 +1,7 @@
 """isoflop forecast: any budget or run from a fits.json, registered before it is run, scored after."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,9 @@ from analysis.fit import fit
 from analysis.fits_file import plain_json, read_fits
 from analysis.laws import LAWS
 from analysis.points import load_points
+from results.store import read_records
+
+REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference" / "demo"
 
 THETA = np.array([1.7, 400.0, 800.0, 0.34, 0.31])
 LAW = LAWS["chinchilla"]
@@ -159,18 +163,64 @@ def test_a_run_that_does_not_judge_a_prediction_says_why(command, fitted, tmp_pa
         "forecast", "score=came.csv", "preregister=reg.jsonl")[1]  # fmt: skip
 
 
-def test_two_fits_are_compared(command, fitted, tmp_path):
-    """B needs N and D both larger by sqrt(2) for the same loss: A is worth twice its compute."""
-    worse = THETA * np.array([1, 2**0.17, 2**0.155, 1, 1])
-    fit(sweep(0.001, 1, worse), draws=60).write(tmp_path / "b.json")
-    fit(sweep(0.001, 2), draws=60).write(tmp_path / "a.json")
-    got = answer(command, "fits=[a.json,b.json]", "forecast.targets=[1e21]")
-    for m in got["multipliers"]:
-        assert m["interval"][0] < 2 < m["interval"][1]
-        assert m["probability"] > 0.95
-    code, out, _ = command("forecast", "fits=[b.json,a.json]")
+@pytest.fixture
+def demo(tmp_path):
+    """Return a copy of the committed demo, whose fits.json is of before fits held their runs."""
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    for name in ("records.parquet", "fits.json"):
+        (folder / name).write_bytes((REFERENCE / name).read_bytes())
+    fits = json.loads((folder / "fits.json").read_text())
+    fits["points"].pop("rows", None)
+    fits["provenance"]["options"]["draws"] = 120  # intervals are not looked at
+    (folder / "fits.json").write_text(json.dumps(fits))
+    return folder
+
+
+def test_records_beside_an_older_file_are_its_runs_and_late_runs_do_not_count(command, demo):
+    cell = read_records(demo / "records.parquet").iloc[0]
+    at = f"forecast.at=[[{float(cell.N_flops)!r},{cell.tokens}]]"
+    (first, _) = answer(command, f"fits={demo}", at, "preregister=reg")["registered"]
+    got = answer(command, f"score={demo}", "preregister=reg")
+    assert got["scores"][0]["id"] == first["id"]
+    assert got["scores"][0]["observed"] == cell.val_loss
+    assert got["scores"][0]["status"] == "late"
+    assert got["coverage"] == []
+    code, out, _ = command("forecast", f"score={demo}", "preregister=reg")
     assert code == 0
-    assert "A is worth 0.5" in out
+    assert "not counted: the first run began at 20" in out
+
+
+def test_records_are_no_judge_of_a_given_N_unless_told_which(command, demo, fitted):
+    answer(command, f"fits={fitted}", "preregister=reg")
+    code, _, err = command("forecast", f"score={demo}", "preregister=reg")
+    assert code == 2
+    assert "say which, as columns.N=N_total" in err
+    columns = ("columns.N=N_total", "columns.D=tokens", "columns.C=flops", "columns.loss=val_loss")
+    records = f"score={demo / 'records.parquet'}"
+    code, out, _ = command("forecast", records, "preregister=reg", *columns)
+    assert code == 1
+    assert "is not scored: its C counts 6nd, that of the runs given" in out
+    code, _, err = command("forecast", "score=demo/none", "preregister=reg")
+    assert (code, err.count("\n")) == (2, 1)
+    (demo / "records.parquet").unlink()
+    assert (
+        "first: isoflop collect sweep=demo"
+        in command("forecast", "score=demo", "preregister=reg")[2]
+    )
+
+
+def test_two_fits_are_compared(command, fitted, tmp_path):
+    """B needs 30% more of the loss that falls with N."""
+    worse = THETA * np.array([1, 1.3, 1, 1, 1])
+    fit(sweep(0.001, 1, worse), draws=30).write(tmp_path / "b.json")
+    code, out, err = command("forecast", f"fits=[{fitted},b.json]")
+    lines = out.splitlines()
+    assert (code, err) == (0, "")
+    assert lines[0].startswith(f"A is {fitted}, B is b.json.")
+    at = f"at C={1e17 * 8**4:.3g}"  # the top budget of both
+    assert [line.split(":")[0] for line in lines[1:]] == [f"{at} (chinchilla)", f"{at} (average)"]
+    assert all("A beats B with probability 1.00" in line for line in lines[1:])
 
 
 BAD = [
