@@ -215,7 +215,9 @@ def _multiplier_line(m: Multiplier, level: str) -> str:
 def _files(args: Arguments, console: Console) -> list[FittedFile]:
     """Find the fits: those named, a sweep's, or of points that are fitted first."""
     app = args.app
-    if app.fits:
+    if "fits" in args.named:
+        if not app.fits:
+            raise UsageError("fits= has no value, such as fits=[A] or fits=[A,B]")
         others = args.named - {"fits", "preregister"} - args.groups_named("forecast")
         if others:
             raise UsageError(f"{min(others)} is not read with fits=, which are fitted already")

@@ -87,6 +87,8 @@ def compose_quoted(word: str) -> list[str]:
     """Return what Hydra's own flags make of a word."""
     with initialize_config_module("conf", version_base="1.3"):
         return list(OmegaConf.to_object(compose("config", [quoted(word)])).fits)
+
+
 LISTED = [v for v in HOSTILE if "," not in v and v == v.strip()]
 
 

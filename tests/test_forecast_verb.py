@@ -228,7 +228,7 @@ BAD = [
     (["fits=[F]", "sweep=x"], "sweep is not read with fits="),
     (["fits=[F]", "fit.law=tied"], "fit.law is not read with fits="),
     (["fits=[F,F,F]"], "fits= takes one or two, got 3"),
-    (["fits=[]"], "fits= has no value, such as fits=[A,B]"),
+    (["fits=[]"], "fits= has no value, such as fits=[A]"),
     (["fits=[F,F]", "forecast.at=[[1e9,1e10]]"], "forecast.at goes with one fit"),
     (["fits=[F,F]", "preregister=r"], "preregister goes with one fit"),
     (["fits=[F]", "forecast.targets=[-1]"], "forecast.targets must be positive FLOPs"),
