@@ -119,7 +119,12 @@ def _elements(value: str) -> list[str]:
         whole = next((e for e in ends if os.path.exists(",".join(pieces[:e]))), 1)
         texts.append(",".join(pieces[:whole]))
         pieces = pieces[whole:]
-    return [t[1:-1] if t[:1] in ("'", '"') and t[-1:] == t[:1] else t.strip() for t in texts]
+    return [_unquoted(t.strip()) for t in texts]
+
+
+def _unquoted(text: str) -> str:
+    in_quotes = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1] if in_quotes else text
 
 
 def _split(word: str) -> tuple[str, str]:
