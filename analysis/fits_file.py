@@ -34,6 +34,7 @@ from analysis.fits_parts import (
     PointsSummary,
     Power,
     Refit,
+    RefitAnswer,
     Skipped,
 )
 
@@ -61,6 +62,7 @@ __all__ = [
     "PointsSummary",
     "Power",
     "Refit",
+    "RefitAnswer",
     "Skipped",
     "plain_json",
     "read_fits",
@@ -147,6 +149,16 @@ def read_fits(path: Path) -> dict[str, Any]:
     if missing:
         raise FitsError(f"{path} lacks {', '.join(missing)}: run isoflop fit again")
     return content
+
+
+def no_fits(reason: str) -> dict[str, Any]:
+    """Return what read_fits returns of a fit none of whose parts could be made, for this reason."""
+    skipped = {"status": "skipped", "reason": reason}
+    parts: dict[str, Any] = {name: skipped for name in _PARTS}
+    lists = ("laws", "refits", "conflicts", "leverage", "holdout", "forecast")
+    return parts | {name: [skipped] for name in lists} | {
+        "schema_version": FITS_VERSION, "level": None, "provenance": {}, "groups": {},
+    }  # fmt: skip
 
 
 def plain_json(value: Any) -> Any:

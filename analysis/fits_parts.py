@@ -170,8 +170,21 @@ class LawRow:
 
 
 @dataclass(frozen=True)
+class RefitAnswer:
+    """What a refit answers at a target: C counted by its flop rule, N under its convention."""
+
+    C: float
+    N: float
+    D: float
+    loss: float
+    loss_interval: Pair = UNKNOWN
+    N_interval: Pair = UNKNOWN
+    D_interval: Pair = UNKNOWN
+
+
+@dataclass(frozen=True)
 class Refit:
-    """The headline under another N convention or flop rule."""
+    """The headline under another N convention or flop rule; `forecast` has one a target."""
 
     flop_rule: str
     N_convention: str
@@ -181,6 +194,7 @@ class Refit:
     approach2_exponent: float
     status: str
     reason: str | None
+    forecast: tuple[RefitAnswer, ...] = ()
 
 
 @dataclass(frozen=True)

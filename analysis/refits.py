@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from analysis.fit_options import FitOptions
-from analysis.fits_file import NAN, UNKNOWN, Refit, Skipped
-from analysis.fitted import Resampling, fit_points
+from analysis.fits_file import NAN, UNKNOWN, Refit, RefitAnswer, Skipped
+from analysis.fitted import Fitted, Resampling, fit_points
 from analysis.parametric import exponent_interval
 from analysis.points import N_COLUMNS, Points
 from analysis.profiles import find_minima, power_law
@@ -47,8 +47,24 @@ def _refit(points: Points, options: FitOptions, resampling: Resampling) -> Refit
                         fixed=dict(options.fix))  # fmt: skip
     a = fitted.exponent()
     interval = exponent_interval(fitted, a) if fitted.usable else UNKNOWN
+    targets = options.targets or (10 * float(points.budgets[-1]),)
+    known = fitted.usable and fitted.fit.law.has_optimum and not fitted.fit.law.needs
+    answers = tuple(_answer(fitted, C) for C in targets) if known else ()
     return Refit(points.flop_rule, points.N_convention, options.law, a, interval,
-                 _profile_exponent(points), fitted.fit.status, fitted.fit.reason)  # fmt: skip
+                 _profile_exponent(points), fitted.fit.status, fitted.fit.reason, answers)  # fmt: skip
+
+
+def _answer(fitted: Fitted, C: float) -> RefitAnswer:
+    """Optimum and loss of the law at C, with intervals from its draws alone."""
+    with np.errstate(all="ignore"):  # draws far off: their own answer is inf or NaN
+        N, D = fitted.optimum(C)
+        loss = float(fitted.loss(np.array(N), np.array(D), C=np.array(C)))
+        N_draws, D_draws = fitted.optimum_draws(C)
+        loss_draws = fitted.fit.law.loss(fitted.draws, N_draws, D_draws, C=np.full_like(N_draws, C))
+        return RefitAnswer(
+            C, N, D, loss, fitted.interval(loss_draws, loss), fitted.interval(N_draws, N),
+            fitted.interval(D_draws, D),
+        )  # fmt: skip
 
 
 def _profile_exponent(points: Points) -> float:
