@@ -184,31 +184,45 @@ def min_loss_lines(fits: Fits, C: Iterable[float]) -> pd.DataFrame:
 
 
 def holdout_table(fits: Fits) -> pd.DataFrame:
-    """Held-out minima, each predicted from the budgets below it.
+    """Held-out budgets, each predicted from budgets below it.
 
     Returns:
-        budget, ratio (to the largest budget used), observed, predicted, predicted_low,
-        predicted_high (losses), error, low, high (predicted over observed - 1), tip.
+        of (minimum: the lowest loss by L(C); law: the cells' mean by the law, `earlier` ones
+        from fewer budgets), budget, ratio (to the largest budget used), observed, predicted,
+        predicted_low, predicted_high (losses), error, low, high (predicted over observed - 1), tip.
     """
     rows = []
     for h in entries(fits, "holdout"):
-        budget, far = known(h.get("budget")), known(h.get("ratio"))
-        seen, predicted = known(h.get("min_loss_observed")), known(h.get("min_loss_predicted"))
-        if None in (budget, far, seen, predicted):
-            continue
-        low, high = known_pair(h.get("min_loss_interval")) or (np.nan, np.nan)
-        error = predicted / seen - 1
-        tip = (
-            f"{power(budget)} FLOPs, {ratio(far)} the largest budget used\n"
-            f"predicted {loss(predicted, (low, high))}\nobserved {loss(seen)} ({percent(error)})"
-        )
-        rows.append({
-            "budget": budget, "ratio": far, "observed": seen, "predicted": predicted,
-            "predicted_low": low, "predicted_high": high, "error": error,
-            "low": low / seen - 1, "high": high / seen - 1, "tip": tip,
-        })  # fmt: skip
-    columns = "budget ratio observed predicted predicted_low predicted_high error low high tip"
-    return pd.DataFrame(rows, columns=columns.split())
+        rows.append(_held_out("minimum", h.get("budget"), h.get("ratio"),
+                              h.get("min_loss_observed"), h.get("min_loss_predicted"),
+                              h.get("min_loss_interval")))  # fmt: skip
+        rows += [
+            _held_out("law", h.get("budget"), c.get("ratio"), c.get("observed"),
+                      c.get("predicted"), c.get("interval"))
+            for c in (h, *entries(h, "earlier"))
+        ]  # fmt: skip
+    columns = "of budget ratio observed predicted predicted_low predicted_high error low high tip"
+    return pd.DataFrame([r for r in rows if r], columns=columns.split())
+
+
+def _held_out(
+    of: str, budget: Any, far: Any, seen: Any, predicted: Any, interval: Any
+) -> dict[str, Any] | None:
+    budget, far, seen, predicted = map(known, (budget, far, seen, predicted))
+    if None in (budget, far, seen, predicted):
+        return None
+    low, high = known_pair(interval) or (np.nan, np.nan)
+    error = predicted / seen - 1
+    what = "lowest loss, by L(C)" if of == "minimum" else "mean of its cells, by the law"
+    tip = (
+        f"{power(budget)} FLOPs, {ratio(far)} the largest budget used\n{what}\n"
+        f"predicted {loss(predicted, (low, high))}\nobserved {loss(seen)} ({percent(error)})"
+    )
+    return {
+        "of": of, "budget": budget, "ratio": far, "observed": seen, "predicted": predicted,
+        "predicted_low": low, "predicted_high": high, "error": error,
+        "low": low / seen - 1, "high": high / seen - 1, "tip": tip,
+    }  # fmt: skip
 
 
 def residual_table(fits: Fits, cells: pd.DataFrame) -> pd.DataFrame:
@@ -251,26 +265,6 @@ def curve_table(
     length = lines.groupby("cell_id")["loss"].transform("size")
     step = np.ceil(length / most_steps).clip(lower=1)
     return lines[(rank % step == 0) | (rank == length - 1)].reset_index(drop=True)
-
-
-def speed_table(cells: pd.DataFrame | None) -> tuple[pd.DataFrame, str | None]:
-    """Throughput by size, and which utilisation there is: mfu, else the one of a measured peak.
-
-    Returns:
-        cell_id, N, budget, board, tokens_per_second, that utilisation, percent, tip.
-    """
-    if cells is None or cells.empty or not np.isfinite(cells["tokens_per_second"]).any():
-        return pd.DataFrame(), None
-    rates = [r for r in ("mfu", "mfu_of_measured_peak") if np.isfinite(cells[r]).any()]
-    rate = rates[0] if rates else None
-    table = cells.assign(N=cells["N_flops"], percent=100 * cells[rate] if rate else np.nan)
-    table["tip"] = [
-        f"{c.cell_id}\nN {count(c.N)}\n{count(c.tokens_per_second)} tokens/s, "
-        f"{percent(c.percent / 100, signed=False)}"
-        for c in table.itertuples()
-    ]
-    keep = ["cell_id", "N", "budget", "board", "tokens_per_second", *rates[:1], "percent", "tip"]
-    return table.sort_values(["N", "budget"], ignore_index=True)[keep], rate
 
 
 def _or_nan(value: Any) -> float:

@@ -9,8 +9,10 @@ from matplotlib.axes import Axes
 
 from analysis import figure_data as data
 from analysis import plots
+from analysis.figure_list_laws import approaches, of_conventions, stacked, surface
 from analysis.figures import Figure
 from analysis.report_numbers import known
+from analysis.run_tables import speed_table
 
 KAPLAN_ET_AL = 0.73  # Kaplan et al. 2020, arXiv:2001.08361, eq. 1.7: N_opt ~ C^.73
 HOFFMANN_ET_AL = 0.50  # Hoffmann et al. 2022, arXiv:2203.15556, table 2, approach 1
@@ -40,8 +42,11 @@ def make_figures(
     made = [
         _profiles(fits, fitted, minima),
         _optimum(fits, minima, forecasts),
-        _min_loss(fits, minima, forecasts),
+        surface(fits, fitted, minima, forecasts),
         _residuals(fits, fitted),
+        _min_loss(fits, minima, forecasts),
+        approaches(fits, EXPONENTS),
+        of_conventions(fits),
         _curves(cells, curves),
         _utilisation(cells),
     ]
@@ -74,7 +79,7 @@ def _profiles(fits: Mapping[str, Any], cells: pd.DataFrame, minima: pd.DataFrame
         "no minimum was fitted.",
         f"Loss against parameters for {n} budgets; {found} have a fitted minimum.",
         (lambda ax: plots.plot_profiles(ax, cells, minima, lines, unit),),
-        _stacked(cells=cells, minima=minima, line=lines),
+        stacked(cells=cells, minima=minima, line=lines),
     )
 
 
@@ -107,7 +112,7 @@ def _optimum(
         "middle of these minima: only their slopes are comparable.",
         "Optimal parameters and optimal tokens against training compute, on logarithmic axes.",
         (panel("N"), panel("D")),
-        _stacked(minima=minima, **series),
+        stacked(minima=minima, **series),
     )
 
 
@@ -122,8 +127,17 @@ def _min_loss(
         return None
     errors, unit = data.holdout_table(fits), data.loss_unit(fits)
     targets = data.target_table(forecasts, "loss").rename(columns={"value": "loss"})
-    before = errors.tail(1).rename(
-        columns={"budget": "C", "predicted": "loss", "predicted_low": "p", "predicted_high": "q"}
+    before = (
+        errors[errors["of"] == "minimum"]
+        .tail(1)
+        .rename(
+            columns={
+                "budget": "C",
+                "predicted": "loss",
+                "predicted_low": "p",
+                "predicted_high": "q",
+            }
+        )
     )
     before = before[["C", "loss", "p", "q", "tip"]].rename(columns={"p": "low", "q": "high"})
     both = [t for t in (before, targets) if len(t)]
@@ -133,8 +147,9 @@ def _min_loss(
     ratios = [known(data.part(f, "extrapolation").get("C")) for f in forecasts]
     ratios = sorted({r for r in ratios if r is not None and r > 1})
     errors_words = (
-        " The second panel has the error of each such prediction against how far it extrapolated; "
-        "the dashed line is how far the forecast goes."
+        " The second panel has the error of each prediction against how far it extrapolated: filled "
+        "for the lowest loss by L(C), hollow for the mean of a budget's cells by the law; the "
+        "dashed line is how far the forecast goes."
     )
     panels = [lambda ax: plots.plot_min_loss(ax, minima, lines, predictions, unit)]
     if len(errors):
@@ -147,7 +162,7 @@ def _min_loss(
         "all with their intervals." + (errors_words if len(errors) else ""),
         "Minimum loss against compute with predictions, and their errors by extrapolation ratio.",
         tuple(panels),
-        _stacked(minima=minima, law=lines, prediction=predictions, holdout=errors),
+        stacked(minima=minima, law=lines, prediction=predictions, holdout=errors),
     )
 
 
@@ -187,7 +202,7 @@ def _curves(cells: pd.DataFrame | None, curves: pd.DataFrame | None) -> Figure |
 
 
 def _utilisation(cells: pd.DataFrame | None) -> Figure | None:
-    table, rate = data.speed_table(cells)
+    table, rate = speed_table(cells)
     if table.empty:
         return None
     panels = [lambda ax: plots.plot_by_size(ax, table, "tokens_per_second", "tokens per second")]
@@ -197,16 +212,9 @@ def _utilisation(cells: pd.DataFrame | None) -> Figure | None:
     return Figure(
         "utilisation",
         "Speed by model size",
-        "Throughput at the median step, and what share of the peak rate the model's FLOPs reach.",
+        "Throughput at the median step, and what share of the peak rate the model's FLOPs reach. "
+        "Each colour is a compute budget, each shape a kind of device.",
         "Tokens per second and utilisation against parameters.",
         tuple(panels),
         table.drop(columns="percent"),
     )
-
-
-def _stacked(**tables: pd.DataFrame) -> pd.DataFrame:
-    """Several tables under one another, told apart by a column `series`."""
-    named = [t.assign(series=name) for name, t in tables.items() if len(t)]
-    stacked = pd.concat([t.dropna(axis=1, how="all") for t in named], ignore_index=True)
-    rest = [c for c in stacked.columns if c not in ("series", "tip")]
-    return stacked[["series", *rest]]

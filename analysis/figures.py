@@ -43,6 +43,16 @@ COLUMNS = {
     "predicted_low": "lower end of the prediction's interval",
     "predicted_high": "upper end of the prediction's interval",
     "error": "predicted over observed loss, minus 1",
+    "of": "what was predicted: minimum (lowest loss, by L(C)) or law (mean of the cells)",
+    "label": "who answers: an approach, a paper, a convention or a fit",
+    "pick": "number of the convention, from 0: this report's own",
+    "fit": "the fit, by name",
+    "order": "number of the fit, from 0",
+    "N_opt": "optimal parameters, under the fit's own convention",
+    "lowest_loss": "lowest loss at C, in the fit's unit",
+    "device": "kind of device: board, dtype, devices of a cell",
+    "hours": "device-hours: wall-clock hours times devices",
+    "money": "cost at report.price",
 }
 
 
@@ -56,12 +66,14 @@ class Figure:
     alt: str
     panels: tuple[Callable[[Axes], Axes], ...]
     data: pd.DataFrame = field(repr=False)
+    height: float | None = None  # of a panel, inches, where the usual one is not enough
 
     def draw(self, *, narrow: bool = False) -> Canvas:
         """Lay the panels out: side by side, or stacked for a screen of 390 px."""
         n = len(self.panels)
         width = 3.9 if narrow else 9.6 if n > 1 else 7.2
-        height = (3.4 * n + 0.1) if narrow else (3.9 if n > 1 else 4.1)
+        tall = self.height or (3.4 if narrow else 3.9 if n > 1 else 4.1)
+        height = (tall * n + 0.1) if narrow else tall
         canvas = Canvas(figsize=(width, height), dpi=100)
         axes = canvas.subplots(n, 1) if narrow else canvas.subplots(1, n)
         left, bottom = 0.48 / width, 0.52 / height
@@ -118,9 +130,13 @@ def save(figure: Figure, folder: Path) -> tuple[Drawing, list[Path]]:
 
 def _svg(canvas: Canvas, salt: str) -> Drawing:
     words = {}
-    for artist in (c for ax in canvas.axes for c in ax.collections if hasattr(c, "tips")):
-        artist.set_gid(f"tips-{len(words)}")
-        words[artist.get_gid()] = () if artist.get_rasterized() else artist.tips
+    drawn = [a for ax in canvas.axes for a in (*ax.collections, *ax.lines, *ax.texts)]
+    for i, artist in enumerate(drawn):
+        pick, tips = getattr(artist, "chosen_by", None), getattr(artist, "tips", None)
+        if pick is not None or tips is not None:
+            artist.set_gid(f"mark-{i}" + ("" if pick is None else f".pick-{pick}"))
+        if tips is not None:
+            words[artist.get_gid()] = () if artist.get_rasterized() else tips
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": salt}):
         canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

@@ -57,6 +57,7 @@ RC = {
     "lines.solid_capstyle": "round",
     "svg.fonttype": "none",
     "path.simplify": True,
+    "text.parse_math": False,  # a $ in a name is a $
 }
 
 
@@ -149,3 +150,8 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
 def hover(artist: Artist, words: Sequence[str]) -> None:
     """Give each point of a scatter the words that the page shows when one points at it."""
     artist.tips = tuple(words)
+
+
+def choose(artist: Artist, pick: int) -> None:
+    """Say which choice on the page an artist belongs to, from 0; a negative one belongs to all."""
+    artist.chosen_by = pick if pick >= 0 else None

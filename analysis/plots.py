@@ -5,6 +5,7 @@ A budget without a usable minimum is drawn hollow and dashed, the held-out one i
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ MOST_LABELS = 9
 FARTHEST = 30.0  # intervals are drawn to this factor beyond everything else
 MOST_TIPS = 1500  # beyond it points are pixels: the page stays under 5 MB
 _LINE_COLOURS = (INK, SECOND, REFERENCE)
+_SHAPES = ("o", "s", "^", "D", "v", "P")
 _DASHES = ((0, (1, 2)), (0, (4, 2)), (0, (6, 2, 1, 2)))
 
 
@@ -54,12 +56,8 @@ def plot_profiles(
             style = {"ls": "-"} if kind == "parabola" else {"ls": (0, (3, 3)), "lw": 1.0}
             ax.plot(line["N"], line["loss"], color=colour, zorder=2, **style)
         own = cells[cells["budget"] == budget]
-        _points(ax, own["N"], own["loss"], own["tip"], colour, hollow=not fitted)
-    for m in minima[minima["usable"]].itertuples():
-        edge = ACCENT if m.held_out else PAPER
-        star = ax.scatter([m.N], [m.loss], s=150, marker="*", zorder=5, linewidths=1.1,
-                          color=colours[m.budget], edgecolors=edge)  # fmt: skip
-        hover(star, [m.tip])
+        points(ax, own["N"], own["loss"], own["tip"], colour, hollow=not fitted)
+    stars(ax, minima, "N", "loss")
     ax.margins(x=0.08, y=0.06)
     log_axis(ax, "x", "count")
     _label_ends(ax, cells, held_out)
@@ -85,7 +83,6 @@ def plot_optimum(
         targets: C, value, low, high, tip: forecasts, with NaN where there is no interval.
     """
     found = minima[minima["usable"]]
-    colours = budget_colours(minima["budget"])
     C_all = np.concatenate([found["budget"], line["C"], targets["C"]]).astype(float)
     if len(found):
         middle = np.exp(np.log(found[["budget", what]].astype(float)).mean())
@@ -96,18 +93,14 @@ def plot_optimum(
             ax.plot(C, value, color=REFERENCE, lw=0.9, ls=dash, zorder=1)
             ends.append(value[-1])
     ax.plot(line["C"], line["value"], color=INK, zorder=2)
-    for m in found.itertuples():
-        edge = ACCENT if m.held_out else PAPER
-        star = ax.scatter([m.budget], [getattr(m, what)], s=150, marker="*", linewidths=1.1,
-                          color=colours[m.budget], edgecolors=edge, zorder=4)  # fmt: skip
-        hover(star, [m.tip])
+    stars(ax, minima, "budget", what)
     _forecasts(ax, targets)
     ax.margins(x=0.06, y=0.08)
     _stay_near(ax, [*found[what], *line["value"], *targets["value"]])
     log_axis(ax, "x", "flops")
     log_axis(ax, "y", "count")
     if len(found) and references:
-        _label_lines(ax, C[-1], ends, list(references), REFERENCE)
+        label_lines(ax, C[-1], ends, list(references), REFERENCE)
     name = "parameters" if what == "N" else "tokens"
     return dress(ax, "C (FLOPs)", f"optimal {name}")
 
@@ -124,22 +117,17 @@ def plot_min_loss(
         predictions: C, loss, low, high, tip: intervals of held-out budgets and of targets.
         unit: of the loss.
     """
-    colours = budget_colours(minima["budget"])
     ends, names = [], []
     for colour, (name, line) in zip(_LINE_COLOURS, lines.groupby("name", sort=False), strict=False):
         ax.plot(line["C"], line["loss"], color=colour, lw=1.1, zorder=1)
         ends.append(float(line["loss"].iloc[-1]))
         names.append(str(name))
-    for m in minima[minima["usable"]].itertuples():
-        edge = ACCENT if m.held_out else PAPER
-        star = ax.scatter([m.budget], [m.loss], s=150, marker="*", linewidths=1.1,
-                          color=colours[m.budget], edgecolors=edge, zorder=4)  # fmt: skip
-        hover(star, [m.tip])
+    stars(ax, minima, "budget", "loss")
     _forecasts(ax, predictions.rename(columns={"loss": "value"}))
     ax.margins(x=0.06, y=0.08)
     log_axis(ax, "x", "flops")
     if names:
-        _label_lines(ax, float(lines["C"].max()), ends, names, MUTED)
+        label_lines(ax, float(lines["C"].max()), ends, names, MUTED)
     return dress(ax, "C (FLOPs)", f"minimum loss, {unit}")
 
 
@@ -149,24 +137,29 @@ def plot_holdout_error(ax: Axes, errors: pd.DataFrame, targets: Sequence[float])
     Args:
         ax: where to draw.
         errors: ratio (held-out budget over the largest one used), error, low, high (shares of the
-            loss), label, tip.
+            loss), of (minimum: of the lowest loss; law: of the cells' mean, hollow), tip.
         targets: ratios that forecasts extrapolate by, marked on the axis.
     """
     ax.axhline(0, color=REFERENCE, lw=0.8, zorder=1)
     for target in targets:
         ax.axvline(target, color=ACCENT, lw=0.9, ls=(0, (3, 3)), zorder=1)
     colours = budget_colours(errors["budget"])
-    for i, e in enumerate(errors.itertuples()):
-        x = e.ratio * 1.04 ** (i - (len(errors) - 1) / 2)  # equal steps of C would hide each other
-        ax.plot([x, x], [100 * e.low, 100 * e.high], color=colours[e.budget], lw=2, alpha=0.6)
-        dot = ax.scatter([x], [100 * e.error], s=30, color=colours[e.budget], edgecolors=PAPER,
-                         linewidths=0.8, zorder=3)  # fmt: skip
+    # Equal steps of C would hide each other.
+    same = errors.groupby(errors["ratio"].round(1))["ratio"]
+    beside = same.cumcount() - (same.transform("size") - 1) / 2
+    for x, e in zip(errors["ratio"] * 1.05**beside, errors.itertuples(), strict=True):
+        colour, hollow = colours[e.budget], e.of == "law"
+        ax.plot([x, x], [100 * e.low, 100 * e.high], color=colour, lw=1.6, alpha=0.5, zorder=2)
+        dot = ax.scatter([x], [100 * e.error], s=26, zorder=3, linewidths=1.2 if hollow else 0.8,
+                         facecolors=PAPER if hollow else colour,
+                         edgecolors=colour if hollow else PAPER)  # fmt: skip
         hover(dot, [e.tip])
     ratios = [*errors["ratio"], *targets]
     ax.set_xlim(min(1.0, *ratios), max(ratios, default=10) * 1.6)
     ends = np.abs(errors[["error", "low", "high"]].to_numpy(float) * 100)
     reach = 1.25 * np.nanmax(ends, initial=0.5)
     ax.set_ylim(-reach, reach)
+    ax.yaxis.set_major_formatter(lambda v, _: minus(f"{v:g}"))
     log_axis(ax, "x", "ratio")
     for target in targets:
         ax.annotate("forecast", (target, reach), (4, -2), textcoords="offset points", va="top",
@@ -186,12 +179,12 @@ def plot_residuals(ax: Axes, residuals: pd.DataFrame, x: str, x_label: str) -> A
     ax.axhline(0, color=REFERENCE, lw=0.8, zorder=1)
     for budget, colour in budget_colours(residuals["budget"]).items():
         own = residuals[residuals["budget"] == budget]
-        _points(ax, own[x], 100 * own["residual"], own["tip"], colour)
+        points(ax, own[x], 100 * own["residual"], own["tip"], colour)
     reach = 1.2 * np.nanmax(np.abs(100 * residuals["residual"]), initial=0.1)
     ax.set_ylim(-reach, reach)
     ax.yaxis.set_major_formatter(lambda v, _: minus(f"{v:g}"))
     ax.margins(x=0.06)
-    log_axis(ax, "x", "count")
+    log_axis(ax, "x", "count" if x == "N" else "ratio")
     return dress(ax, x_label, "observed over fitted loss − 1, %")
 
 
@@ -216,30 +209,67 @@ def plot_curves(ax: Axes, curves: pd.DataFrame) -> Axes:
 
 
 def plot_by_size(ax: Axes, cells: pd.DataFrame, y: str, y_label: str) -> Axes:
-    """Throughput or utilisation against model size.
+    """Throughput or utilisation against model size, one shape a kind of device.
 
     Args:
         ax: where to draw.
-        cells: N, budget, tip and the column y.
+        cells: N, budget, device, tip and the column y.
         y: column on the vertical axis; NaN rows are left out.
         y_label: its name and unit.
     """
+    shapes = dict(zip(dict.fromkeys(cells["device"]), cycle(_SHAPES), strict=False))
     for budget, colour in budget_colours(cells["budget"]).items():
-        own = cells[(cells["budget"] == budget) & np.isfinite(cells[y])]
-        _points(ax, own["N"], own[y], own["tip"], colour)
-    ax.set_ylim(0, 1.15 * np.nanmax(cells[y], initial=1e-9))
+        for device, own in cells[cells["budget"] == budget].groupby("device"):
+            points(ax, own["N"], own[y], own["tip"], colour, marker=shapes[device])
+    room = 1.15 + (0.1 * len(shapes) if len(shapes) > 1 else 0)
+    ax.set_ylim(0, room * np.nanmax(cells[y], initial=1e-9))
     ax.margins(x=0.08)
     log_axis(ax, "x", "count")
+    if len(shapes) > 1:
+        for device, shape in shapes.items():
+            ax.scatter([], [], s=22, marker=shape, color=MUTED, label=_cut(str(device)))
+        ax.legend(loc="upper left", frameon=False, fontsize=8, labelcolor=MUTED, handletextpad=0.2)
     ax.yaxis.set_major_formatter(lambda v, _: short(v))
     return dress(ax, "parameters N", y_label)
 
 
-def _points(
-    ax: Axes, x: pd.Series, y: pd.Series, tips: Sequence[str], colour: str, *, hollow: bool = False
-) -> None:
+def _cut(name: str, most: int = 34) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def stars(ax: Axes, minima: pd.DataFrame, x: str, y: str) -> None:
+    """Draw the usable minima of profiles, the held-out one ringed in the accent.
+
+    Args:
+        ax: where to draw.
+        minima: budget, usable, held_out, tip and the columns x and y.
+        x, y: columns on the axes.
+    """
+    colours = budget_colours(minima["budget"])
+    for m in minima[minima["usable"]].itertuples():
+        star = ax.scatter([getattr(m, x)], [getattr(m, y)], s=150, marker="*", zorder=5,
+                          linewidths=1.1, color=colours[m.budget],
+                          edgecolors=ACCENT if m.held_out else PAPER)  # fmt: skip
+        hover(star, [m.tip])
+
+
+def points(
+    ax: Axes, x: pd.Series, y: pd.Series, tips: Sequence[str], colour: str, *,
+    hollow: bool = False, marker: str = "o",
+) -> None:  # fmt: skip
+    """Draw one dot a run; runs where x or y is unknown are left out.
+
+    Args:
+        ax: where to draw.
+        x, y: (n,) coordinates.
+        tips: (n,) words that hover over each.
+        colour: of all.
+        hollow: only their outline.
+        marker: matplotlib's name of their shape.
+    """
     ok = np.isfinite(x.to_numpy(float)) & np.isfinite(y.to_numpy(float))
     dots = ax.scatter(
-        x[ok], y[ok], s=22, zorder=3, linewidths=1.1 if hollow else 0.7,
+        x[ok], y[ok], s=22, marker=marker, zorder=3, linewidths=1.1 if hollow else 0.7,
         facecolors=PAPER if hollow else colour, edgecolors=colour if hollow else PAPER,
         rasterized=bool(ok.sum() > MOST_TIPS),
     )  # fmt: skip
@@ -281,10 +311,10 @@ def _label_ends(ax: Axes, cells: pd.DataFrame, held_out: set[float]) -> None:
             )  # fmt: skip
 
 
-def _label_lines(
+def label_lines(
     ax: Axes, C: float, ends: Sequence[float], names: Sequence[str], colour: str
 ) -> None:
-    """Name lines beyond their right ends, apart from one another."""
+    """Name lines beyond their right ends at C, apart from one another."""
     make_room(ax, [C] * len(names), names)
     transform, scale = ax.transData, 72 / ax.figure.dpi
     y = [float(transform.transform((C, end))[1]) * scale for end in ends]

@@ -45,4 +45,28 @@
     svg.addEventListener("pointerdown", point);
     svg.addEventListener("pointerleave", () => box.classList.remove("on"));
   }
+  // A choice: one button an option. Without this script every option is there to read.
+  for (const choice of document.querySelectorAll(".choice")) {
+    const area = choice.closest("section");
+    const bar = document.createElement("div");
+    bar.className = "bar";
+    bar.setAttribute("role", "group");
+    bar.setAttribute("aria-label", choice.dataset.label);
+    const choose = (pick) => {
+      for (const e of area.querySelectorAll("[data-pick]"))
+        e.classList.toggle("off", e.dataset.pick !== pick);
+      for (const b of bar.children) b.setAttribute("aria-pressed", String(b.value === pick));
+    };
+    for (const option of choice.querySelectorAll("li")) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.value = option.dataset.pick;
+      button.textContent = option.dataset.name;
+      button.addEventListener("click", () => choose(button.value));
+      bar.append(button);
+    }
+    choice.prepend(bar);
+    choice.classList.add("live");
+    choose("0");
+  }
 })();

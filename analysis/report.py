@@ -4,7 +4,7 @@ The page is a Document of plain-text blocks (report_answer, report_evidence, rep
 figures are Figures (figures), and report_html and report_markdown put both on paper.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,13 @@ from analysis import figures as fig
 from analysis.figure_data import part
 from analysis.figure_list import make_figures, summary_of
 from analysis.report_answer import answer_section, headline
+from analysis.report_compare import (
+    NamedFit,
+    compare,
+    compared_figures,
+    compared_section,
+    groups_of,
+)
 from analysis.report_document import Document
 from analysis.report_evidence import evidence_sections
 from analysis.report_html import figure_element, to_html
@@ -34,6 +41,7 @@ def write_report(
     points: pd.DataFrame | None,
     title: str,
     command: str,
+    price: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Write report.html, report.md and figures/ into a folder.
@@ -49,6 +57,7 @@ def write_report(
         points: the fitted runs: N, D, C, loss, budget and, if known, name; or None.
         title: heading of the page.
         command: what a person types to make the same page again.
+        price: of one device-hour, dollars; no money is shown without it.
         progress: called with (figures done, figures in all).
 
     Returns:
@@ -56,27 +65,72 @@ def write_report(
     """
     cells = None if records is None else results_of(records)
     made = make_figures(fits, points, cells, curves, headline(fits))
-    summary = summary_of(made)
-    pictures, written = {}, []
+    made += compared_figures(groups_of(fits))
+    pictures, written = save_figures(made, summary_of(made), out / "figures", progress)
+    document = compose(fits, set(pictures), records=records, plan=plan, points=points,
+                       title=title, command=command, price=price)  # fmt: skip
+    return write_document(out, document, made, pictures) + written
+
+
+def save_figures(
+    made: Sequence[fig.Figure], summary: fig.Figure | None, folder: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, str], list[Path]]:  # fmt: skip
+    """Save every figure, and draw those of the page in both widths.
+
+    Args:
+        made: figures of the page.
+        summary: one that is saved, and not on the page.
+        folder: where the files go.
+        progress: called with (figures done, figures in all).
+
+    Returns:
+        name -> element for the page, and the paths written.
+    """
+    pictures: dict[str, str] = {}
     saved = [*made, *([summary] if summary else [])]
+    written = [fig.write_whole(_made(folder) / "columns.md", fig.column_dictionary(saved).encode())]
     for i, figure in enumerate(saved):
-        drawing, paths = fig.save(figure, out / "figures")
+        drawing, paths = fig.save(figure, folder)
         written += paths
         if figure is not summary:
             pictures[figure.name] = _for_page(figure, drawing)
         if progress is not None:
             progress(i + 1, len(saved))
-    document = compose(fits, set(pictures), records=records, plan=plan, points=points,
-                       title=title, command=command)  # fmt: skip
+    return pictures, written
+
+
+def write_document(
+    out: Path, document: Document, made: Sequence[fig.Figure], pictures: Mapping[str, str]
+) -> list[Path]:
+    """Write report.html and report.md; arguments as `save_figures` takes and returns them."""
     captions = {f.name: (f.alt, f.caption) for f in made}
     texts = {
-        out / "report.html": to_html(document, pictures),
-        out / "report.md": to_markdown(document, captions),
-        out / "figures" / "columns.md": fig.column_dictionary(saved),
+        "report.html": to_html(document, pictures),
+        "report.md": to_markdown(document, captions),
     }
-    for path in texts:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    return [fig.write_whole(path, text.encode()) for path, text in texts.items()] + written
+    return [fig.write_whole(_made(out) / name, text.encode()) for name, text in texts.items()]
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_comparison(
+    out: Path, named: Sequence[NamedFit], *, title: str, command: str
+) -> list[Path]:
+    """Write a report on several fits side by side; returns its files, report.html first.
+
+    Args:
+        out: the folder, made if needed.
+        named: fits of distinct names; one that can't be read is named on the page.
+        title: heading of the page.
+        command: what a person types to make the same page again.
+    """
+    document, made = compare(named, title=title, command=command)
+    pictures, written = save_figures(made, None, out / "figures")
+    return write_document(out, document, made, pictures) + written
 
 
 def compose(
@@ -88,6 +142,7 @@ def compose(
     points: pd.DataFrame | None,
     title: str,
     command: str,
+    price: float | None = None,
 ) -> Document:
     """Say everything that the report says; arguments as in `write_report`.
 
@@ -95,10 +150,12 @@ def compose(
         pictures: names of the figures there are; others are explained away in words.
     """
     cells = None if records is None else results_of(records)
+    groups = groups_of(fits)
+    evidence = evidence_sections(fits, pictures)
     sections = (
         answer_section(fits, records),
-        *evidence_sections(fits, pictures),
-        *run_sections(fits, pictures, records, cells, plan, command),
+        *([compared_section(groups, pictures)] if groups else evidence),
+        *run_sections(fits, pictures, records, cells, plan, command, price),
     )
     return Document(title, _subtitle(fits, points), sections)
 

@@ -7,7 +7,8 @@ import pandas as pd
 
 from analysis.figure_data import entries, loss_unit, part, reason_of
 from analysis.recipe_transfer import Verdict, transfer
-from analysis.report_document import Block, Section, Table, Text, table
+from analysis.report_change import changes
+from analysis.report_document import Block, Points, Section, Table, Text, table
 from analysis.report_numbers import (
     DASH,
     count,
@@ -62,8 +63,11 @@ def answer_section(fits: Fits, records: pd.DataFrame | None = None) -> Section:
     blocks: list[Block] = [Text(w, "warning") for w in _warnings(fits, made, records)]
     blocks += [Text(_sentence(f, fits), "lead") for f in made[:1]]
     if made:
-        blocks += [Text(_flatness(made[0])), Text(_reach(fits, made)), _table(made, fits)]
+        blocks += [Text(_flatness(made[0])), _table(made, fits)]
         blocks.append(Text(_small_print(fits, made), "note"))
+        would = changes(fits, made[0])
+        if would:
+            blocks += [Text("What would change it:"), Points(would)]
     failed = [f for f in forecasts if f not in made]
     blocks += [Text(_failure(f)) for f in failed]
     groups = part(fits, "groups")
@@ -175,45 +179,31 @@ def _flatness(f: Mapping[str, Any]) -> str:
     )
 
 
-def _reach(fits: Fits, made: list[Mapping[str, Any]]) -> str:
-    tested = known(part(made[0], "extrapolation").get("validated_C"))
-    rows = entries(fits, "leverage")
-    checked = (
-        f"Predictions of held-out budgets were checked up to {ratio(tested)} beyond the data "
-        "behind them."
-        if tested
-        else "No prediction of a held-out budget could be checked."
-    )
-    largest = max(rows, key=lambda r: abs(known(r.get("change_in_N")) or 0), default=None)
-    if largest is None or known(largest.get("change_in_N")) is None:
-        return checked
-    return (
-        f"{checked} The run that matters most is {largest.get('name') or largest.get('row')}: "
-        f"without it N* moves by {percent(largest['change_in_N'])} and the loss by "
-        f"{percent(largest.get('change_in_loss'))}."
-    )
-
-
 def _table(made: list[Mapping[str, Any]], fits: Fits) -> Table:
     rows = []
     for f in made:
         same_C = [g for g in entries(fits, "forecast") if g.get("C") == f.get("C") and g is not f]
         rows.append(
-            _row(f, power(f.get("C")), _LAW_NAMES.get(str(f.get("law")), str(f.get("law"))))
+            answer_row(f, power(f.get("C")), _LAW_NAMES.get(str(f.get("law")), str(f.get("law"))))
         )
-        rows += [_row(g, "", str(g.get("law"))) for g in same_C if known(g.get("loss")) is not None]
+        rows += [
+            answer_row(g, "", str(g.get("law"))) for g in same_C if known(g.get("loss")) is not None
+        ]
         plain = part(f, "plain")
         named = {"plain": plain, "through the minima": part(plain, "minima"),
                  "last D/N kept": part(plain, "naive")}  # fmt: skip
-        rows += [_row(g, "", name) for name, g in named.items() if known(g.get("N")) is not None]
-    return table(_COLUMNS, rows, text=("answer",))
+        rows += [
+            answer_row(g, "", name) for name, g in named.items() if known(g.get("N")) is not None
+        ]
+    return table(ANSWER_COLUMNS, rows, text=("answer",))
 
 
 _LAW_NAMES = {"average": "average of laws"}
-_COLUMNS = ("C (FLOPs)", "answer", "N*", "D*", "D/N", "loss", "N within .1%", "N within .5%")
+ANSWER_COLUMNS = ("C (FLOPs)", "answer", "N*", "D*", "D/N", "loss", "N within .1%", "N within .5%")
 
 
-def _row(f: Mapping[str, Any], C: str, name: str) -> list[str]:
+def answer_row(f: Mapping[str, Any], C: str, name: str) -> list[str]:
+    """Show a forecast in ANSWER_COLUMNS."""
     N, D = known(f.get("N")), known(f.get("D"))
     between = [
         interval_text(part(f, "N_range").get(k), lambda v: count(v, 2)) for k in ("p1", "p5")
@@ -232,11 +222,11 @@ def _row(f: Mapping[str, Any], C: str, name: str) -> list[str]:
 def _group_blocks(groups: Mapping[str, Any]) -> list[Block]:
     """One fit per value of a column: their answers under one another, nothing pooled."""
     rows = [
-        _row(f, power(f.get("C")), name)
+        answer_row(f, power(f.get("C")), name)
         for name, group in groups.items()
         for f in headline(group) or [{}]
     ]
-    columns = ("C (FLOPs)", "group", *_COLUMNS[2:])
+    columns = ("C (FLOPs)", "group", *ANSWER_COLUMNS[2:])
     words = (
         f"These are {len(groups)} separate fits, one for each group of runs. Report one group, with "
         "fit.where=, for its figures."
@@ -254,11 +244,9 @@ def _small_print(fits: Fits, made: list[Mapping[str, Any]]) -> str:
     )
     variance = part(made[0], "variance")
     shares = [(k, known(variance.get(k))) for k in ("sampling", "form", "discrepancy")]
-    if any(v is not None for _, v in shares):
-        parts = ", ".join(
-            f"{k} {percent(v**0.5, signed=False)}" for k, v in shares if v is not None
-        )
-        text += f" Standard deviation of the forecast's loss by source: {parts}."
+    parts = [f"{k} {percent(v**0.5, signed=False)}" for k, v in shares if v is not None]
+    if parts:
+        text += f" Standard deviation of the forecast's loss by source: {', '.join(parts)}."
     return text
 
 

@@ -24,12 +24,28 @@ class Points:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts; columns whose name is in `numeric` are aligned as numbers."""
+    """A table of texts; columns whose name is in `numeric` are aligned as numbers.
+
+    `picks`: for each row the choice that it belongs to, see Choice; empty where there is none.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numeric: frozenset[str] = frozenset()
     caption: str = ""
+    picks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Sentences of which a reader may choose one, by its name; else all are there to read.
+
+    The choice goes for the whole section: rows and marks of other choices fade (Table.picks,
+    plot_style.choose).
+    """
+
+    label: str
+    options: tuple[tuple[str, str], ...]  # name, sentence
 
 
 @dataclass(frozen=True)
@@ -46,7 +62,7 @@ class Command:
     words: str
 
 
-Block = Text | Points | Table | Picture | Command
+Block = Text | Points | Table | Picture | Command | Choice
 
 
 @dataclass(frozen=True)
@@ -68,8 +84,9 @@ class Document:
 
 
 def table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, text: Sequence[str], caption: str = ""
-) -> Table:
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, text: Sequence[str],
+    caption: str = "", picks: Sequence[int] = (),
+) -> Table:  # fmt: skip
     """Make a table whose columns are numeric but for those in `text`."""
     numeric = frozenset(columns) - frozenset(text)
-    return Table(tuple(columns), tuple(tuple(r) for r in rows), numeric, caption)
+    return Table(tuple(columns), tuple(tuple(r) for r in rows), numeric, caption, tuple(picks))

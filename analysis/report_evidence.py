@@ -5,6 +5,8 @@ from typing import Any
 
 from analysis.figure_data import entries, part, reason_of
 from analysis.figure_list import EXPONENTS
+from analysis.report_change import leverage_section
+from analysis.report_conventions import conventions_section
 from analysis.report_document import Block, Picture, Section, Text, table
 from analysis.report_holdout import holdout_section
 from analysis.report_laws import laws_section
@@ -22,7 +24,7 @@ Fits = Mapping[str, Any]
 
 
 def evidence_sections(fits: Fits, pictures: Collection[str]) -> list[Section]:
-    """Sections 2 to 6, each with its figure, or with the reason why there is none.
+    """Return the sections from profiles to leverage, each with its figure, or why there is none.
 
     Args:
         fits: parsed fits.json.
@@ -31,9 +33,12 @@ def evidence_sections(fits: Fits, pictures: Collection[str]) -> list[Section]:
     return [
         _profiles(fits, pictures),
         _optimum(fits, pictures),
-        holdout_section(fits, pictures),
-        laws_section(fits),
+        _surface(fits, pictures),
         _residuals(fits, pictures),
+        holdout_section(fits, pictures),
+        laws_section(fits, pictures),
+        conventions_section(fits, pictures),
+        leverage_section(fits),
     ]
 
 
@@ -138,6 +143,18 @@ def _exponent_row(fits: Fits, name: str) -> list[str]:
     if approach.get("undecayed"):
         note = f"{note}; " * bool(note) + "biased: its curves had not decayed their learning rate"
     return [_NAMES[name], *shown, note]
+
+
+def _surface(fits: Fits, pictures: Collection[str]) -> Section:
+    why = "the runs themselves were not given, only the fit"
+    blocks: list[Block] = [_picture("surface", pictures, why)]
+    law = part(fits, "approach3")
+    if "surface" in pictures and law.get("status") not in ("ok", None):
+        blocks.append(
+            Text(f"The law's status is {law['status']}: {reason_of(law, 'no reason given')}. Between "
+                 "the cells its lines interpolate; beyond them they are a guess.")
+        )  # fmt: skip
+    return Section("surface", "The loss surface", tuple(blocks))
 
 
 def _residuals(fits: Fits, pictures: Collection[str]) -> Section:

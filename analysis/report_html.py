@@ -7,6 +7,7 @@ from pathlib import Path
 
 from analysis.report_document import (
     Block,
+    Choice,
     Command,
     Document,
     Picture,
@@ -78,7 +79,7 @@ def figure_element(wide: str, narrow: str, caption: str, *, single: bool) -> str
     kind = "wide single" if single else "wide"
     return (
         f'<figure><div class="{kind}">{wide}</div><div class="narrow">{narrow}</div>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        f"<figcaption>{_say(caption)}</figcaption></figure>"
     )
 
 
@@ -108,8 +109,19 @@ def _block(block: Block, pictures: Mapping[str, str]) -> str:
             return f"<pre>{escape(words)}</pre>"
         case Picture(name):
             return pictures[name]
+        case Choice():
+            return _choice(block)
         case Table():
             return _table(block)
+
+
+def _choice(block: Choice) -> str:
+    """Every sentence; the page's script adds a button for each, and hides what is not chosen."""
+    items = "\n".join(
+        f'<li data-pick="{i}" data-name="{escape(name)}">{_say(words)}</li>'
+        for i, (name, words) in enumerate(block.options)
+    )
+    return f'<div class="choice" data-label="{escape(block.label)}">\n<ul>\n{items}\n</ul></div>'
 
 
 def _table(block: Table) -> str:
@@ -117,11 +129,12 @@ def _table(block: Table) -> str:
     head = "".join(
         f'<th scope="col"{k}>{_say(c)}</th>' for c, k in zip(block.columns, kinds, strict=True)
     )
+    picks = [f' data-pick="{p}"' for p in block.picks] or [""] * len(block.rows)
     rows = "\n".join(
-        "<tr>"
+        f"<tr{pick}>"
         + "".join(f"<td{k}>{_say(v)}</td>" for v, k in zip(row, kinds, strict=True))
         + "</tr>"
-        for row in block.rows
+        for row, pick in zip(block.rows, picks, strict=True)
     )
     caption = f'<p class="caption">{_say(block.caption)}</p>' if block.caption else ""
     dense = " dense" if len(block.columns) > MOST_COLUMNS else ""

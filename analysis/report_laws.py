@@ -1,11 +1,11 @@
-"""The section that puts the laws side by side, with their conflicts and what moves them."""
+"""The section that puts the laws side by side, with their conflicts."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from analysis.figure_data import entries, part, reason_of
-from analysis.report_document import Block, Points, Section, Text, table
+from analysis.report_document import Block, Picture, Points, Section, Text, table
 from analysis.report_numbers import (
     DASH,
     NBSP,
@@ -24,8 +24,8 @@ from analysis.report_numbers import (
 Fits = Mapping[str, Any]
 
 
-def laws_section(fits: Fits) -> Section:
-    """Approach 3, conflicts, every form tried, other conventions, and rows with leverage."""
+def laws_section(fits: Fits, pictures: Collection[str]) -> Section:
+    """Approach 3, where approaches conflict, and every form tried."""
     blocks: list[Block] = [Text(_headline_law(fits))]
     conflicts = [_conflict(c) for c in entries(fits, "conflicts") if c.get("text")]
     if conflicts:
@@ -33,7 +33,9 @@ def laws_section(fits: Fits) -> Section:
         blocks.append(Points(tuple(conflicts)))
     else:
         blocks.append(Text("No two approaches disagree beyond their intervals."))
-    blocks += [*_law_table(fits), *_refit_table(fits), *_leverage(fits)]
+    if "approaches" in pictures:
+        blocks.append(Picture("approaches"))
+    blocks += _law_table(fits)
     return Section("laws", "Laws side by side", tuple(blocks))
 
 
@@ -49,20 +51,6 @@ def _law_table(fits: Fits) -> list[Block]:
     )
     rows = [_law_row(e) for e in ordered]
     return [table(columns, rows, text=("law", "parameters", "status"), caption=caption)]
-
-
-def _refit_table(fits: Fits) -> list[Block]:
-    refits = [r for r in entries(fits, "refits") if known(r.get("a")) is not None]
-    if not refits:
-        return []
-    rows = [
-        [str(r.get("flop_rule")), str(r.get("N_convention")),
-         exponent(r.get("a"), r.get("a_interval")), exponent(r.get("approach2_exponent"))]
-        for r in refits
-    ]  # fmt: skip
-    columns = ("FLOPs counted as", "N counted as", "a by the law", "a by the minima")
-    caption = "The same runs under other conventions: what N means moves its exponent"
-    return [table(columns, rows, text=columns[:2], caption=caption)]
 
 
 def _headline_law(fits: Fits) -> str:
@@ -114,25 +102,6 @@ def _law_row(e: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _leverage(fits: Fits) -> list[Block]:
-    rows = [r for r in entries(fits, "leverage") if known(r.get("change_in_N")) is not None][:8]
-    if not rows:
-        return []
-    shown = [
-        [str(r.get("name") or r.get("row")), _signed(r.get("change_in_a")),
-         percent(r.get("change_in_N")), percent(r.get("change_in_loss"))]
-        for r in rows
-    ]  # fmt: skip
-    columns = ("without the run", "a moves by", "N* by", "loss by")
-    caption = "Runs that move the answer most"
-    return [table(columns, shown, text=columns[:1], caption=caption)]
-
-
 def _one_decimal(value: Any) -> str:
     x = known(value)
     return DASH if x is None else minus(f"{x:.1f}")
-
-
-def _signed(value: Any) -> str:
-    x = known(value)
-    return DASH if x is None else minus(f"{x:+.3f}")

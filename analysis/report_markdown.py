@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from analysis.report_document import Block, Command, Document, Picture, Points, Table, Text
+from analysis.report_document import Block, Choice, Command, Document, Picture, Points, Table, Text
 
 # Punctuation that starts markup somewhere in GitHub's dialect.
 _MARKUP = re.compile(r"([\\`*_\[\]<>#|~&])")
@@ -31,6 +31,8 @@ def _block(block: Block, captions: Mapping[str, tuple[str, str]]) -> str:
             return _text(words)
         case Points(items):
             return "\n".join(f"- {_text(i)}" for i in items)
+        case Choice(_, options):
+            return "\n".join(f"- {_text(words)}" for _, words in options)
         case Command(words):
             fence = "`" * max(3, 1 + max((len(m) for m in re.findall("`+", words)), default=0))
             return f"{fence}text\n{words}\n{fence}"

@@ -8,6 +8,7 @@ from analysis.plot_style import dark_of
 
 _SVG = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
+_PICK = re.compile(r"\.pick-(\d+)$")
 _HEX = re.compile(r"#[0-9a-f]{6}\b")
 
 
@@ -27,6 +28,7 @@ def inline_svg(svg: bytes, prefix: str, alt: str, words: Mapping[str, Sequence[s
         root.remove(metadata)
     _describe(root, alt)
     _add_hovers(root, words)
+    _add_choices(root)
     _own_ids(root, prefix)
     return _named_colours(ElementTree.tostring(root, encoding="unicode"))
 
@@ -53,6 +55,14 @@ def _add_hovers(root: ElementTree.Element, words: Mapping[str, Sequence[str]]) -
             for mark, tip in zip(marks, tips, strict=True):
                 mark.set("class", "tip")
                 ElementTree.SubElement(mark, f"{{{_SVG}}}title").text = tip
+
+
+def _add_choices(root: ElementTree.Element) -> None:
+    """Mark what a choice on the page shows or dims (plot_style.choose)."""
+    for group in root.iter(f"{{{_SVG}}}g"):
+        found = _PICK.search(group.get("id", ""))
+        if found:
+            group.set("data-pick", found[1])
 
 
 def _own_ids(root: ElementTree.Element, prefix: str) -> None:

@@ -281,6 +281,8 @@ class ReportConf:
 
     title: str | None = None
     """Heading; null: the sweep's name."""
+    price: float | None = None
+    """Dollars for an hour of one device; null: no money is shown."""
 
 
 @dataclass
@@ -416,9 +418,10 @@ class AppConf:
     curves: str | None = None
     """fit: a table of training curves."""
     out: str | None = None
-    """fit, report, forecast: folder to write to, with points=."""
+    """fit, report, forecast: folder to write to, with points= or fits=."""
     fits: list[str] = field(default_factory=list)
-    """budget: a fits.json whose law is taken; forecast: one that is asked, or two compared."""
+    """report: several fits.json, or folders that hold one, side by side: fits=[A,B]; budget: a fits.json
+    whose law is taken; forecast: one that is asked, or two compared."""
     preregister: str | None = None
     """forecast: registry that predictions are added to; with score=, the one that is scored."""
     score: str | None = None

@@ -19,9 +19,10 @@ from analysis.refitting import drift, evidence_of
 from analysis.tables import sha256_of
 from conf.schema import AppConf
 from sweep.arguments import Arguments
+from sweep.collected import record_points
 from sweep.documents import expand
 from sweep.errors import UsageError
-from sweep.fitting import fit_points, record_points
+from sweep.fitting import fit_points
 from sweep.predictions import preregister, score
 from sweep.resolve import sweep_folder
 from sweep.summary import forecast_lines

@@ -28,9 +28,9 @@ from conf.schema import AppConf
 from results.provenance import environment, now
 from results.store import StoreError, read_records
 from sweep.arguments import Arguments
+from sweep.collected import record_points
 from sweep.documents import expand
 from sweep.errors import UsageError
-from sweep.fitting import record_points
 
 if TYPE_CHECKING:
     from sweep.forecasting import FittedFile

@@ -1,50 +1,85 @@
-"""The report verb: from fits.json and records to a page."""
+"""The report verb: from fits.json and records to a page.
 
+A page is made of what is there: what is not is a gap, which the page and the terminal name.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
-from analysis.fits_file import FitsError, read_fits
+from analysis.fits_file import FitsError, no_fits, read_fits
 from analysis.points import Points, PointsError, load_points
 from analysis.report import write_report
 from conf.schema import AppConf
 from results.provenance import code_sha256
+from sweep.collected import collected_records, fitted_curves, sweep_points
 from sweep.data_columns import with_loss_of
 from sweep.documents import expand
 from sweep.errors import UsageError
-from sweep.fitting import collected_records, fit_points, fitted_curves, sweep_points
 from sweep.folder import SweepFolder, plan_frame, read_plan
 
 
-def report_sweep(app: AppConf, folder: SweepFolder, console: Console, command: str) -> Path:
-    """Write <root>/<sweep>/report/ from its fits.json; returns the page.
+def report_sweep(app: AppConf, folder: SweepFolder, command: str) -> tuple[Path, list[str]]:
+    """Write <root>/<sweep>/report/ from its records and fits.json.
+
+    Returns:
+        The page, and what is not on it with the reason: laws, where fits.json can't be used or no
+        cell has finished.
 
     Raises:
-        UsageError: not collected or not fitted.
+        UsageError: not collected; or cells have finished, and nobody fitted them yet.
     """
     loss = app.fit.loss
     records = collected_records(folder)
     if loss is not None:
         records = with_loss_of(records, loss)[list(records.columns)]
-    try:
-        fits = read_fits(folder.fits_of(loss))
-        points = _points_frame(sweep_points(folder, fits["points"]["N_convention"], loss))
-    except (FitsError, PointsError) as e:
-        of_set = f" fit.loss={loss}" if loss else ""
-        raise UsageError(f"{e}; first: isoflop fit sweep={folder.name}{of_set}") from None
+    fits, points, gaps = _laws(folder, records, loss)
     plan = read_plan(folder)
-    return _write(
+    page = _write(
         folder.report_of(loss),
         fits,
-        console,
         records=records,
         curves=None if loss else fitted_curves(folder, records),
         plan=plan_frame(plan) if plan else None,
         points=points,
         title=app.report.title or f"Scaling laws of {folder.name}{f' on {loss}' * bool(loss)}",
         command=command,
+        price=app.report.price,
     )
+    return page, gaps
+
+
+def _laws(
+    folder: SweepFolder, records: pd.DataFrame, loss: str | None
+) -> tuple[Mapping[str, Any], pd.DataFrame | None, list[str]]:
+    """Read fits.json and the points that it is of, or say why there are none."""
+    path = folder.fits_of(loss)
+    first = f"first: isoflop fit sweep={folder.name}{f' fit.loss={loss}' * bool(loss)}"
+    finished = (records["status"] == "finished").any()
+    if not path.exists():
+        if finished:
+            raise UsageError(f"{path} does not exist; {first}")
+        why = "no cell has finished, so there is nothing to fit"
+        return no_fits(why), None, [why]
+    try:
+        fits = read_fits(path)
+    except FitsError as e:
+        return no_fits(str(e)), _points(folder, None, loss), [str(e)]
+    try:
+        return fits, _frame(sweep_points(folder, fits["points"]["N_convention"], loss)), []
+    except PointsError as e:
+        return fits, None, [f"the runs behind {path}: {e}"]
+
+
+def _points(folder: SweepFolder, N_convention: str | None, loss: str | None) -> pd.DataFrame | None:
+    """Make the points of a sweep that has no usable fit; None where there are none."""
+    try:
+        return _frame(sweep_points(folder, N_convention or "flops", loss))
+    except PointsError:
+        return None
 
 
 def current_page(folder: SweepFolder) -> Path | None:
@@ -66,28 +101,71 @@ def report_points(app: AppConf, out: Path, console: Console, command: str) -> Pa
     Raises:
         UsageError: a table, column or option that can't be used.
     """
+    from sweep.fitting import fit_points  # the fit's imports, which no other report needs
+
     fit_points(app, out, console)
     path = expand(app.points)
     points = load_points(path, app.columns, app.fit.where)
     return _write(
         out,
         read_fits(out / "fits.json"),
-        console,
         records=None,
         curves=None,
         plan=None,
-        points=_points_frame(points),
+        points=_frame(points),
         title=app.report.title or f"Scaling laws of {path.name}",
         command=command,
     )
 
 
-def _points_frame(points: Points) -> pd.DataFrame:
+def report_fits(app: AppConf, out: Path, command: str) -> tuple[Path, list[str]]:
+    """Write a report on several fits side by side.
+
+    Args:
+        app: fits names fits.json files, or folders that hold one.
+        out: folder of the report.
+        command: what a person types to make the same page again.
+
+    Returns:
+        The page, and which fits are not on it, with the reason.
+
+    Raises:
+        UsageError: none of them can be read.
+    """
+    from analysis.report import write_comparison
+    from analysis.report_compare import unique_names
+
+    paths = [_fits_path(expand(f)) for f in app.fits]
+    named = [_named(n, p) for n, p in zip(unique_names(paths), paths, strict=True)]
+    gaps = [str(n.problem) for n in named if n.fits is None]
+    if len(gaps) == len(named):
+        raise UsageError("; ".join(gaps))
+    title = app.report.title or " and ".join(n.name for n in named[:3]) + " …" * (len(named) > 3)
+    try:
+        return write_comparison(out, named, title=title, command=command)[0], gaps
+    except OSError as e:
+        raise UsageError(f"can't write the report to {out}: {e.strerror}") from None
+
+
+def _fits_path(path: Path) -> Path:
+    return path / "fits.json" if path.is_dir() else path
+
+
+def _named(name: str, path: Path):
+    from analysis.report_compare import NamedFit
+
+    try:
+        return NamedFit(name, str(path), read_fits(path))
+    except FitsError as e:
+        return NamedFit(name, str(path), None, str(e))
+
+
+def _frame(points: Points) -> pd.DataFrame:
     columns = ("N", "D", "C", "loss", "budget", "size_id", "name")
     return pd.DataFrame({c: getattr(points, c) for c in columns})
 
 
-def _write(out: Path, fits: dict, console: Console, **what) -> Path:
+def _write(out: Path, fits: Mapping[str, Any], **what: Any) -> Path:
     try:
         return write_report(out, fits, **what)[0]
     except OSError as e:

@@ -157,6 +157,11 @@ def fit(args: Arguments, console: Console) -> int:
 def report(args: Arguments, console: Console) -> int:
     """Write report.html, report.md and the figures."""
     _refuse_unused_fit_keys(args)
+    price = args.app.report.price
+    if price is not None and not 0 <= price < float("inf"):
+        raise UsageError(f"report.price={price:g} must be dollars for a device-hour, 0 or more")
+    if args.app.fits:
+        return _compare(args, console)
     unused = sorted(args.groups_named("fit", "columns", "out") - {"fit.loss"})
     if args.app.points is None and unused:
         raise UsageError(
@@ -166,23 +171,43 @@ def report(args: Arguments, console: Console) -> int:
     return _report(args, console)
 
 
+def _compare(args: Arguments, console: Console) -> int:
+    from sweep.reporting import report_fits
+
+    others = args.groups_named("fit", "columns", "points", *_SWEEP)
+    unused = sorted(others | ({"report.price"} & args.named))
+    if unused:
+        raise UsageError(
+            f"{unused[0]} is not read with fits=, which shows what those files hold: leave it out"
+        )
+    out, again = _out(args, "fits=[A,B]"), args.again("report", VERBS["report"].reads)
+    return _say_page(*report_fits(args.app, out, again), console)
+
+
+def _say_page(page: Path, gaps: list[str], console: Console) -> int:
+    """Name the page, and what could not be shown on it: then something asked did not work."""
+    for gap in gaps:
+        console.print(f"Not in the report: {gap}")
+    console.print(f"Open {page}")
+    return 1 if gaps else 0
+
+
 def _report(args: Arguments, console: Console) -> int:
     from sweep.reporting import report_points, report_sweep
     from sweep.resolve import sweep_folder
 
+    gaps: list[str] = []
     if args.app.points is None:
-        page = report_sweep(
+        page, gaps = report_sweep(
             args.app,
             sweep_folder(args.app),
-            console,
             args.again("report", (*_SWEEP, "report.*", "fit.loss")),
         )
     else:
         page = report_points(
             args.app, _out(args), console, args.again("report", VERBS["report"].reads)
         )
-    console.print(f"Open {page}")
-    return 0
+    return _say_page(page, gaps, console)
 
 
 def forecast(args: Arguments, console: Console) -> int:
@@ -251,7 +276,7 @@ VERBS: dict[str, Verb] = {
     ),
     "report": Verb(
         report,
-        (*_SWEEP, "points", "out", "columns.*", *_FIT, "report", "report.*"),
+        (*_SWEEP, "points", "fits", "out", "columns.*", *_FIT, "report", "report.*"),
         "one page with the answer, and every figure",
         "isoflop report grid=smoke",
     ),
@@ -326,9 +351,9 @@ def _make_root(root: Path) -> None:
         raise UsageError(f"root={root}: {e.strerror}; name a folder that you can write") from None
 
 
-def _out(args: Arguments) -> Path:
+def _out(args: Arguments, what: str = "points=FILE") -> Path:
     from sweep.documents import expand
 
     if args.app.out is None:
-        raise UsageError("points=FILE needs out=FOLDER to write to")
+        raise UsageError(f"{what} needs out=FOLDER to write to")
     return expand(args.app.out)

@@ -20,7 +20,8 @@ from analysis.report_answer import disagree, headline
 from analysis.report_html import to_html
 from tests.report_inputs import HOSTILE, planted_curves, planted_records, points_of
 
-FIGURES = ["profiles", "optimum", "holdout", "residuals", "curves", "utilisation", "summary"]
+FIGURES = ["profiles", "optimum", "surface", "residuals", "holdout", "approaches", "conventions",
+           "curves", "utilisation", "summary"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +122,11 @@ def test_ids_are_unique_and_links_lead_somewhere(report):
 
 def test_says_the_answer_in_the_order_a_reader_asks(report, fits):
     words = page(report[0]).words
-    marks = ["The answer", "The recipe was not probed:", "train N* =", "Each dot is a trained model",
-             "N opt grows", "was it predicted? From", "Approach 3, chinchilla by",
-             "Observed over fitted loss", "Loss along the way", "26 cells", "1 diverged",
+    marks = ["The answer", "The recipe was not probed:", "train N* =", "What would change it:",
+             "Each dot is a trained model, each colour", "N opt grows", "Grey lines join",
+             "Observed over fitted loss", "was it predicted? From", "Approach 3, chinchilla by",
+             "The same runs under each rule", "Each run was left out", "Loss along the way",
+             "Throughput at the median step", "hours in all", "26 cells", "1 diverged",
              "remade by"]  # fmt: skip
     body = words[words.index("The answer") :]
     at = [body.find(m) for m in marks]
@@ -198,7 +201,7 @@ def test_csv_holds_the_data_drawn(report, records):
 def test_points_alone_make_a_report(fits, records, tmp_path):
     make(tmp_path, fits, points=points_of(records))
     words = page(tmp_path).words
-    assert words.count("needs the records of a sweep; none were given") == 2
+    assert words.count("needs the records of a sweep; none were given") == 4
     assert (tmp_path / "figures" / "profiles.svg").exists()
     assert not (tmp_path / "figures" / "utilisation.svg").exists()
 
