@@ -103,13 +103,13 @@ def convention_name(flop_rule: Any, N_convention: Any) -> str:
 
 
 def conventions(fits: Fits) -> list[dict[str, Any]]:
-    """List the headline and every refit that was made, as one list of plain values.
+    """List the headline and every refit, made or failed, as one list of plain values.
 
     Returns:
         name, flop_rule, N_convention, own (the report's own convention), a, a_interval, minima
         (approach 2's exponent), minima_interval, forecast (list), status, reason.
     """
-    refits = [r for r in entries(fits, "refits") if known(r.get("a")) is not None]
+    refits = [r for r in entries(fits, "refits") if r.get("flop_rule")]
     if not refits:
         return []
     points, law = part(fits, "points"), part(fits, "approach3")

@@ -65,7 +65,7 @@ def budget_colours(budgets: Iterable[float]) -> dict[float, str]:
     """Colour of each budget, in order of C: the largest stands out most."""
     ordered = sorted(set(budgets))
     low = 0.0 if len(ordered) > 2 else 0.4
-    steps = np.linspace(low, 1, len(ordered)) if len(ordered) > 1 else [0.75]
+    steps = np.linspace(low, 1, len(ordered)) if len(ordered) != 1 else [0.75]
     return {
         b: _ramp(_LIGHT_RAMP)[round(t * (_STEPS - 1))] for b, t in zip(ordered, steps, strict=True)
     }

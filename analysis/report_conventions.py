@@ -42,8 +42,12 @@ def _first(c: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _sentence(c: Mapping[str, Any]) -> str:
-    words = f"{c['name']}{' (this report)' if c['own'] else ''}: N_opt grows as C to the power "
-    words += f"{exponent(c['a'], c['a_interval'])} by the law"
+    name = f"{c['name']}{' (this report)' if c['own'] else ''}"
+    status = c.get("status")
+    caveat = f"Status {status}: {c.get('reason') or 'no reason given'}."
+    if known(c["a"]) is None:
+        return f"{name}: no exponent. {caveat}"
+    words = f"{name}: N_opt grows as C to the power {exponent(c['a'], c['a_interval'])} by the law"
     if known(c["minima"]) is not None:
         words += f" and {exponent(c['minima'], c['minima_interval'])} by the minima"
     first = _first(c)
@@ -54,12 +58,7 @@ def _sentence(c: Mapping[str, Any]) -> str:
             f"{count_with_interval(first.get('D'), first.get('D_interval'))}, loss "
             f"{loss(first.get('loss'), first.get('loss_interval'))}"
         )
-    status = c.get("status")
-    return words + (
-        f". Status {status}: {c.get('reason') or 'no reason given'}."
-        if status not in ("ok", None)
-        else "."
-    )
+    return f"{words}." + (f" {caveat}" if status not in ("ok", None) else "")
 
 
 def _row(c: Mapping[str, Any]) -> list[str]:

@@ -22,8 +22,6 @@ def speed_section(pictures: Collection[str], cells: pd.DataFrame | None) -> Sect
     if cells is None or cells.empty:
         words = NEEDS_SWEEP if cells is None else "The sweep has no records yet."
         return Section("speed", title, (Text(words, "note"),))
-    if "utilisation" not in pictures:
-        return Section("speed", title, (Text("No cell has a measured speed.", "note"),))
     devices = device_table(cells)
     blocks: list[Block] = []
     if len(devices) > 1:
@@ -34,6 +32,8 @@ def speed_section(pictures: Collection[str], cells: pd.DataFrame | None) -> Sect
                 "warning",
             )
         )
+    if "utilisation" not in pictures:
+        return Section("speed", title, (*blocks, Text("There is no figure of speed.", "note")))
     blocks.append(Picture("utilisation"))
     rows = [
         [str(d.device), str(d.cells), f"{count(d.least)} to {count(d.most)}",

@@ -13,7 +13,7 @@ from sweep.errors import UsageError, find_one, nearest
 from sweep.verbs import VERBS
 
 EVERYTHING = ("grid", "grid.*", "model", "model.*", "recipe", "recipe.*", "data", "data.*",
-              "fit", "fit.*", "report.*", *TEXT_KEYS, "columns.*")  # fmt: skip
+              "fit", "fit.*", "report.*", "fits", *TEXT_KEYS, "columns.*")  # fmt: skip
 HOSTILE = [
     "~/my runs/r.csv",
     "x=1/y=2.csv",
@@ -206,3 +206,19 @@ def test_an_id_is_found_by_itself_and_by_a_beginning_that_is_its_own(ids, data):
 def test_near_words_are_suggested():
     assert nearest("lunch", VERBS)[0] == "launch"
     assert nearest("zzzzzz", VERBS) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "wanted"),
+    [
+        ("[a,b]", ["a", "b"]),
+        ("[ ~/my runs , x=1/y=2.json ]", ["~/my runs", "x=1/y=2.json"]),
+        ("['a,b', \"it's\", runs (1)]", ["a,b", "it's", "runs (1)"]),
+        ("one/fits.json", ["one/fits.json"]),
+        ("[${oc.env:HOME},3e912345]", ["${oc.env:HOME}", "3e912345"]),
+        ("[]", []),
+        ("null", []),
+    ],
+)
+def test_a_list_of_texts_arrives_as_it_was_typed(word, wanted):
+    assert parse("report", [f"fits={word}"], EVERYTHING).app.fits == wanted
