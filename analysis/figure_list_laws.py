@@ -12,7 +12,7 @@ from analysis.figures import Figure
 from analysis.report_numbers import power
 
 Fits = Mapping[str, Any]
-_ROW = 0.36  # inches of a row of intervals
+_ROW = 0.4  # inches of a row of intervals
 _FRAME = 0.95  # inches around them
 
 

@@ -18,6 +18,8 @@ from matplotlib.figure import Figure as Canvas
 from analysis.plot_style import RC
 from results.record import describe
 
+MOST_TIPS = 1500  # points of a figure; beyond it they are pixels, without words
+
 COLUMNS = {
     "N": "parameters, under the convention that the fit names",
     "D": "training tokens",
@@ -129,6 +131,7 @@ def save(figure: Figure, folder: Path) -> tuple[Drawing, list[Path]]:
 
 
 def _svg(canvas: Canvas, salt: str) -> Drawing:
+    _rasterise_crowds(canvas)
     words = {}
     drawn = [a for ax in canvas.axes for a in (*ax.collections, *ax.lines, *ax.texts)]
     for i, artist in enumerate(drawn):
@@ -139,8 +142,16 @@ def _svg(canvas: Canvas, salt: str) -> Drawing:
             words[artist.get_gid()] = () if artist.get_rasterized() else tips
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": salt}):
-        canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        canvas.savefig(buffer, format="svg", dpi=150, metadata={"Date": None, "Creator": None})
     return Drawing(buffer.getvalue(), words)
+
+
+def _rasterise_crowds(canvas: Canvas) -> None:
+    """Make points pixels where there are too many: the page stays under 5 MB."""
+    crowds = [c for ax in canvas.axes for c in ax.collections if len(getattr(c, "tips", ())) > 1]
+    if sum(len(c.tips) for c in crowds) > MOST_TIPS:
+        for crowd in crowds:
+            crowd.set_rasterized(True)
 
 
 def write_whole(path: Path, content: bytes) -> Path:

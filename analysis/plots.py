@@ -29,7 +29,6 @@ from analysis.report_numbers import minus, power, short
 
 MOST_LABELS = 9
 FARTHEST = 30.0  # intervals are drawn to this factor beyond everything else
-MOST_TIPS = 1500  # beyond it points are pixels: the page stays under 5 MB
 _LINE_COLOURS = (INK, SECOND, REFERENCE)
 _SHAPES = ("o", "s", "^", "D", "v", "P")
 _DASHES = ((0, (1, 2)), (0, (4, 2)), (0, (6, 2, 1, 2)))
@@ -271,7 +270,6 @@ def points(
     dots = ax.scatter(
         x[ok], y[ok], s=22, marker=marker, zorder=3, linewidths=1.1 if hollow else 0.7,
         facecolors=PAPER if hollow else colour, edgecolors=colour if hollow else PAPER,
-        rasterized=bool(ok.sum() > MOST_TIPS),
     )  # fmt: skip
     hover(dots, list(pd.Series(tips)[ok.tolist()]))
 

@@ -92,7 +92,7 @@ def plot_intervals(
     values = answers[["value", "low", "high"]].to_numpy(float)
     _set_range(ax, answers["value"].to_numpy(float), values[np.isfinite(values)], unit)
     for i, label in enumerate(labels):
-        name = ax.text(0.0, -i + 0.22, label, fontsize=8, color=MUTED, va="bottom", ha="left",
+        name = ax.text(0.0, -i + 0.13, label, fontsize=8, color=MUTED, va="bottom", ha="left",
                        transform=ax.get_yaxis_transform())  # fmt: skip
         choose(name, int(answers.loc[answers["label"] == label, "pick"].iloc[0]))
     ax.set_ylim(-len(labels) + 0.4, 0.9)

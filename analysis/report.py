@@ -4,7 +4,7 @@ The page is a Document of plain-text blocks (report_answer, report_evidence, rep
 figures are Figures (figures), and report_html and report_markdown put both on paper.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ from analysis.report_compare import (
     groups_of,
 )
 from analysis.report_document import Document
+from analysis.report_drawing import draw_all
 from analysis.report_evidence import evidence_sections
-from analysis.report_html import figure_element, to_html
+from analysis.report_html import to_html
 from analysis.report_markdown import to_markdown
 from analysis.report_numbers import known, power
 from analysis.report_runs import run_sections
-from analysis.report_svg import inline_svg
 from results.store import results_of
 
 
@@ -42,7 +42,6 @@ def write_report(
     title: str,
     command: str,
     price: float | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Write report.html, report.md and figures/ into a folder.
 
@@ -58,7 +57,6 @@ def write_report(
         title: heading of the page.
         command: what a person types to make the same page again.
         price: of one device-hour, dollars; no money is shown without it.
-        progress: called with (figures done, figures in all).
 
     Returns:
         The files written, report.html first.
@@ -66,38 +64,32 @@ def write_report(
     cells = None if records is None else results_of(records)
     made = make_figures(fits, points, cells, curves, headline(fits))
     made += compared_figures(groups_of(fits))
-    pictures, written = save_figures(made, summary_of(made), out / "figures", progress)
+    pictures, written = save_figures(made, summary_of(made), out / "figures")
     document = compose(fits, set(pictures), records=records, plan=plan, points=points,
                        title=title, command=command, price=price)  # fmt: skip
     return write_document(out, document, made, pictures) + written
 
 
 def save_figures(
-    made: Sequence[fig.Figure], summary: fig.Figure | None, folder: Path,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[dict[str, str], list[Path]]:  # fmt: skip
+    made: Sequence[fig.Figure], summary: fig.Figure | None, folder: Path
+) -> tuple[dict[str, str], list[Path]]:
     """Save every figure, and draw those of the page in both widths.
 
     Args:
         made: figures of the page.
         summary: one that is saved, and not on the page.
         folder: where the files go.
-        progress: called with (figures done, figures in all).
 
     Returns:
         name -> element for the page, and the paths written.
     """
-    pictures: dict[str, str] = {}
     saved = [*made, *([summary] if summary else [])]
     written = [fig.write_whole(_made(folder) / "columns.md", fig.column_dictionary(saved).encode())]
-    for i, figure in enumerate(saved):
-        drawing, paths = fig.save(figure, folder)
+    elements = {}
+    for figure, (element, paths) in zip(saved, draw_all(saved, folder), strict=True):
+        elements[figure.name] = element
         written += paths
-        if figure is not summary:
-            pictures[figure.name] = _for_page(figure, drawing)
-        if progress is not None:
-            progress(i + 1, len(saved))
-    return pictures, written
+    return {f.name: elements[f.name] for f in made}, written
 
 
 def write_document(
@@ -158,17 +150,6 @@ def compose(
         *run_sections(fits, pictures, records, cells, plan, command, price),
     )
     return Document(title, _subtitle(fits, points), sections)
-
-
-def _for_page(figure: fig.Figure, drawing: fig.Drawing) -> str:
-    """Make both widths of a figure for the page; `drawing` is the wide one."""
-    phone = fig.render(figure, narrow=True)
-    return figure_element(
-        inline_svg(drawing.svg, figure.name, figure.alt, drawing.words),
-        inline_svg(phone.svg, f"{figure.name}-narrow", figure.alt, phone.words),
-        figure.caption,
-        single=len(figure.panels) == 1,
-    )
 
 
 def _subtitle(fits: Mapping[str, Any], points: pd.DataFrame | None) -> str:

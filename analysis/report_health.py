@@ -6,8 +6,6 @@ from typing import Any
 import pandas as pd
 
 from analysis.figure_data import entries, part
-from analysis.recipe_probes import CellStatus
-from analysis.recipe_transfer import Verdict, transfer
 from analysis.report_document import Block, Points, Section, Text
 from analysis.report_numbers import known, percent, power
 from analysis.report_probes import cells_and_probes
@@ -57,8 +55,8 @@ def _noise(fits: Fits, records: pd.DataFrame | None) -> str:
         )
     if records is None or records.empty:
         return words.strip()
-    seeds = transfer(records).noise
-    if seeds.df:
+    seeds = _verdict(records).noise if records["probe"].notna().any() else None
+    if seeds is not None and seeds.df:
         return words + (
             f"Seeds alone move it by {percent(seeds.sd, signed=False)} "
             f"({_n(seeds.df, 'degree')} of freedom); what is left beyond that is the law's misfit."
@@ -76,7 +74,7 @@ def _learning_rate(records: pd.DataFrame | None) -> list[str]:
     """Probed cells whose best learning rate lies at or beyond the probes' edge."""
     if records is None or records.empty or not records["probe"].notna().any():
         return []
-    found = transfer(records)
+    found = _verdict(records)
     at_edge = [c for c in found.cells if c.complete and c.at_edge]
     words = []
     if at_edge:
@@ -89,15 +87,21 @@ def _learning_rate(records: pd.DataFrame | None) -> list[str]:
             f"({names}): the best one may lie farther out. Move the recipe's rate that way, and "
             "probe again."
         )
-    over = [c for c in found.cells if c.status is CellStatus.OVER and not c.at_edge]
+    over = [c for c in found.cells if c.status == "over" and not c.at_edge]
     if over:
         words.append(
             f"{_n(len(over), 'probed cell')} above the tuned loss beyond the noise "
             f"({_some([c.cell_id for c in over])}): retune, then train the sweep again."
         )
-    if found.verdict is Verdict.NOT_PROBED:
+    if found.verdict == "not_probed":
         words.append(f"The probes of the recipe decide nothing yet: {found.reason}.")
     return words
+
+
+def _verdict(records: pd.DataFrame):
+    from analysis.recipe_transfer import transfer  # scipy.stats: half a second that few need
+
+    return transfer(records)
 
 
 def _suspect(cells: pd.DataFrame | None) -> list[str]:

@@ -51,6 +51,15 @@ def record_row(number: int, C: float, N: float, loss: float) -> dict:
     return asdict(Record(**row))
 
 
+def as_records(frame: pd.DataFrame) -> list[Record]:
+    """Rows of a table as records; a table's NaN is no text and no count."""
+    types = column_types()
+    return [
+        Record(**{k: None if types[k] is not float and v != v else v for k, v in row.items()})
+        for row in frame.to_dict("records")
+    ]
+
+
 def planted_curves(records: pd.DataFrame) -> pd.DataFrame:
     """Learning curves of the finished cells: 30 evaluations each."""
     rows = [

@@ -10,7 +10,8 @@ import pytest
 from analysis.fit import fit
 from analysis.fits_file import read_fits
 from analysis.points import points_from_records
-from analysis.report import write_report
+from analysis.report import write_comparison, write_report
+from analysis.report_compare import NamedFit
 from tests.report_inputs import HOSTILE, planted_curves, planted_records, points_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -53,29 +54,55 @@ addEventListener("load", () => {
   mark.closest("svg").dispatchEvent(new PointerEvent("pointermove",
     {clientX: r.left + r.width / 2 + 3, clientY: r.top + r.height / 2, bubbles: true}));
   const box = document.getElementById("hover");
+  const options = [...document.querySelectorAll(".choice li")];
+  const buttons = [...document.querySelectorAll(".choice button")];
+  const chosen = () => options.filter(shown).map((o) => o.dataset.name);
+  const atFirst = chosen();
+  if (buttons.length) buttons[1].click();
+  const kept = [...document.querySelectorAll("[data-pick]:not(.off)")].map((e) => e.dataset.pick);
   parent.postMessage(JSON.stringify({
     outside, overlaps, cut, scroll: document.documentElement.scrollWidth - wide,
     hover: box.classList.contains("on") ? box.textContent : "", hacked: "hacked" in window,
     smallest: Math.min(...texts.flat().map(([, r]) => r.height)),
-    ink: getComputedStyle(document.body).color,
+    ink: getComputedStyle(document.body).color, atFirst, chosen: chosen(), kept: [...new Set(kept)],
+    pressed: buttons.map((b) => b.getAttribute("aria-pressed")), names: options.map((o) => o.dataset.name),
   }), "*");
 });
 </script>
 """
 
 
-@pytest.fixture(scope="module")
-def probed(tmp_path_factory):
-    out = tmp_path_factory.mktemp("page")
-    records = planted_records()
-    fit(points_from_records(records), draws=200).write(out / "fits.json")
-    write_report(out, read_fits(out / "fits.json"), records=records, points=points_of(records),
-                 curves=planted_curves(records), plan=records[["cell_id"]],
-                 title=f"planted {HOSTILE}", command="isoflop report sweep=planted")  # fmt: skip
+def with_probe(out):
     html = (out / "report.html").read_text("utf-8")
     path = out / "probed.html"
     path.write_text(html.replace("</body>", PROBE + "</body>"), "utf-8")
     return path
+
+
+def planted_fit(out, seed: int = 0):
+    fit(points_from_records(planted_records(seed=seed)), draws=200).write(out / "fits.json")
+    return read_fits(out / "fits.json")
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("page")
+    records = planted_records()
+    boards = ["NVIDIA A100-SXM4-80GB" if i % 2 else HOSTILE for i in range(len(records))]
+    write_report(out, planted_fit(out), records=records.assign(board=boards),
+                 points=points_of(records), curves=planted_curves(records), price=2.0,
+                 plan=records[["cell_id"]], title=f"planted {HOSTILE}",
+                 command="isoflop report sweep=planted")  # fmt: skip
+    return with_probe(out)
+
+
+@pytest.fixture(scope="module")
+def probed_comparison(tmp_path_factory):
+    out = tmp_path_factory.mktemp("comparison")
+    named = [NamedFit(f"{HOSTILE} {i}", "a/fits.json", planted_fit(out, i)) for i in range(2)]
+    named.append(NamedFit("gone", "b/fits.json", None, HOSTILE))
+    write_comparison(out, named, title=HOSTILE, command="isoflop report")
+    return with_probe(out)
 
 
 def browse(path, folder, width: int, *more: str) -> tuple[dict, str]:
@@ -96,6 +123,16 @@ def browse(path, folder, width: int, *more: str) -> tuple[dict, str]:
 @pytest.mark.parametrize("width", [1280, 768, 390])
 def test_fits_the_screen_and_stays_silent(probed, tmp_path, width):
     seen, log = browse(probed, tmp_path, width)
+    assert_sound(seen, log)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_comparison_fits_the_screen_too(probed_comparison, tmp_path, width):
+    seen, log = browse(probed_comparison, tmp_path, width)
+    assert_sound(seen, log)
+
+
+def assert_sound(seen: dict, log: str) -> None:
     assert "CONSOLE" not in log
     assert seen["scroll"] <= 0
     assert seen["outside"] == []
@@ -104,6 +141,15 @@ def test_fits_the_screen_and_stays_silent(probed, tmp_path, width):
     assert seen["smallest"] >= 9
     assert not seen["hacked"]
     assert re.search(r"loss \d", seen["hover"])
+
+
+def test_a_choice_shows_one_way_of_counting_and_fades_the_rest(probed, tmp_path):
+    seen, _ = browse(probed, tmp_path, 1280)
+    assert len(seen["names"]) > 3
+    assert seen["atFirst"] == seen["names"][:1]
+    assert seen["chosen"] == seen["names"][1:2]
+    assert seen["kept"] == ["1"]
+    assert seen["pressed"] == ["false", "true", *["false"] * (len(seen["names"]) - 2)]
 
 
 def test_is_dark_where_the_reader_wants_it(probed, tmp_path):

@@ -4,7 +4,6 @@ import json
 import re
 from copy import deepcopy
 
-import pyarrow as pa
 import pytest
 
 from analysis.fit import fit
@@ -12,9 +11,8 @@ from analysis.fits_file import no_fits, read_fits
 from analysis.points import points_from_records
 from analysis.report import write_comparison, write_report
 from analysis.report_compare import NamedFit, unique_names
-from results.record import arrow_schema
-from results.store import write_table
-from tests.report_inputs import HOSTILE, planted_records, points_of
+from results.store import collect_records, write_record
+from tests.report_inputs import HOSTILE, as_records, planted_records, points_of
 from tests.test_report import Page
 
 PARTS = ("approach1", "approach2", "approach3")
@@ -41,8 +39,9 @@ def write_sweep(root, records, fits=None):
     """Lay a collected sweep down as the command line leaves it; returns words that name it."""
     folder = root / "planted"
     folder.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pandas(records, schema=arrow_schema(), preserve_index=False)
-    write_table(table.replace_schema_metadata(arrow_schema().metadata), folder / "records.parquet")
+    for record in as_records(records):
+        write_record(record, folder / "records")
+    collect_records(folder / "records", folder / "records.parquet")
     if fits is not None:
         (folder / "fits.json").write_text(json.dumps(fits))
     return [f"root={root}", "sweep=planted"]
