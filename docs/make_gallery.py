@@ -44,8 +44,7 @@ class Entry:
 ENTRIES = (
     Entry(
         "The demo's sweep",
-        "What `make demo` trains and draws: 23 models of 11 to 280 thousand parameters, five "
-        "budgets, some minutes on a CPU. Its records are committed, so the report can be made "
+        "What `make demo` trains and draws: 23 models, five budgets, some minutes on a CPU. Its records are committed, so the report can be made "
         "again without training. The same runs as a table of points, all parameters counted:",
         (("report", "points=results/reference/demo/records.parquet", "out=outputs/gallery-demo",
           "columns.N=N_total", "columns.D=tokens", "columns.C=flops", "columns.loss=val_loss"),),
@@ -77,7 +76,8 @@ ENTRIES = (
         "outputs/gallery-porian",
         (("compared", "Tuning changes the slope: untuned small models lose more, so the optimum "
           "seems to grow faster."),
-         ("exponents", "The same as exponents, with their intervals.")),
+         ("exponents", "The exponents with their intervals. By the minima (diamonds) the two sweeps "
+          "differ; by the law (dots) they can't be told apart.")),
         needs="porian_isoflop_points.csv",
     ),
 )  # fmt: skip
