@@ -206,19 +206,3 @@ def test_an_id_is_found_by_itself_and_by_a_beginning_that_is_its_own(ids, data):
 def test_near_words_are_suggested():
     assert nearest("lunch", VERBS)[0] == "launch"
     assert nearest("zzzzzz", VERBS) == []
-
-
-@pytest.mark.parametrize(
-    ("word", "wanted"),
-    [
-        ("[a,b]", ["a", "b"]),
-        ("[ ~/my runs , x=1/y=2.json ]", ["~/my runs", "x=1/y=2.json"]),
-        ("['a,b', \"it's\", runs (1)]", ["a,b", "it's", "runs (1)"]),
-        ("one/fits.json", ["one/fits.json"]),
-        ("[${oc.env:HOME},3e912345]", ["${oc.env:HOME}", "3e912345"]),
-        ("[]", []),
-        ("null", []),
-    ],
-)
-def test_a_list_of_texts_arrives_as_it_was_typed(word, wanted):
-    assert parse("report", [f"fits={word}"], EVERYTHING).app.fits == wanted
