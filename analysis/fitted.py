@@ -154,5 +154,5 @@ def extra_columns(points: Points, law: str) -> dict[str, NDArray]:
     """
     needs = LAWS[law].needs if law in LAWS else ()
     if "unique_tokens" in needs and points.unique_tokens is None:
-        raise ValueError(f"law {law} needs the column unique_tokens")
+        raise ValueError(f"{law} needs the column unique_tokens: columns.unique_tokens=NAME")
     return {name: getattr(points, name) for name in needs}
