@@ -40,16 +40,21 @@ def approach2(
     usable = [m for m in minima if m.usable]
     status, reason = "ok", None
     if len(usable) < 2:
-        status, reason = "too_few", f"{len(usable)} budgets have a minimum, 2 are needed"
+        status, reason = "too_few", _few(len(usable))
     part = Approach2(
         N_opt=exponent(usable, "N", level), D_opt=exponent(usable, "D", level),
         minima=tuple(_row(m, minima, level) for m in minima), method=str(Method.WINDOWED),
         methods={str(m): _by_method(points, m) for m in Method},
         min_loss=MinLossLaw(curve.E, curve.A, curve.gamma, curve.gamma_interval, curve.noise,
                             str(curve.status), curve.reason),
-        status=status, reason=reason,
+        status=status, reason=reason, exponent_bias=_exponent_bias(usable),
     )  # fmt: skip
     return part, minima, curve
+
+
+def _few(usable: int) -> str:
+    have = "budget has" if usable == 1 else "budgets have"
+    return f"{usable} {have} a minimum, 2 are needed"
 
 
 def exponent(usable: Sequence[Minimum], name: str, level: float) -> Power:
@@ -79,6 +84,15 @@ def exponent(usable: Sequence[Minimum], name: str, level: float) -> Power:
         return Power(law.coefficient, law.exponent)
     width = float(max(widths))
     return Power(law.coefficient, law.exponent, (law.exponent - width, law.exponent + width))
+
+
+def _exponent_bias(usable: Sequence[Minimum]) -> float:
+    """Exponent that the minima's predicted biases alone would show."""
+    known = [m for m in usable if np.isfinite(m.predicted_bias)]
+    C = np.array([m.budget for m in known])
+    if len(np.unique(C)) < 2:
+        return NAN
+    return power_law(C, 1 + np.array([m.predicted_bias for m in known])).exponent
 
 
 def _row(m: Minimum, minima: Sequence[Minimum], level: float) -> MinimumRow:

@@ -29,6 +29,7 @@ REFIT_DELTA = 1e-4
 # Rows times draws in work at once: of 128 KiB arrays the dozen in use stay in the second-level
 # cache, and are large enough that calls cost more than their overhead.
 CACHED = 16_384
+REFIT_STEPS = 120  # a draw that needs more creeps along a valley and hardly moves what it predicts
 REFIT_TOLERANCE = 1e-10  # of the objective: a millionth of a draw's own standard error
 
 
@@ -103,11 +104,17 @@ def refit(fit: LawFit, problem: Problem, weights: Array) -> tuple[Array, Array]:
     """Fit again from the fit's own minimum under (m, n) row weights.
 
     Returns:
-        theta (m, p) and whether each converged (m,).
+        theta (m, p), and whether each converged (m,). One that did not ran out of steps along a
+        flat valley, or is NaN.
     """
     start = np.broadcast_to(fit.searched, (len(weights), len(fit.searched)))
     final = final_estimator(fit.estimator, fit.delta)
-    options = {"tolerance": REFIT_TOLERANCE, "width": max(8, CACHED // len(problem.log_loss))}
+    options = {
+        "tolerance": REFIT_TOLERANCE,
+        "iterations": REFIT_STEPS,
+        "width": max(8, CACHED // len(problem.log_loss)),
+        "correct": problem.multipliers(extra=len(fit.searched) - problem.size),
+    }
     if isinstance(final, Huber) and final.delta < REFIT_DELTA:
         start = minimise(problem, Huber(10 * REFIT_DELTA), start, weights, **options).z
         final = Huber(REFIT_DELTA)

@@ -8,7 +8,7 @@ A part that can't be made says so in its status; only points that can't be used 
 """
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ import scipy
 from analysis.approach2 import approach2
 from analysis.averaging import FORMS, Average, average
 from analysis.envelope import approach1
-from analysis.fit_options import SIDE_DRAWS, FitOptions
+from analysis.fit_options import SIDE_DRAWS, FitOptions, options_of
 from analysis.fits_file import Approach2, Conflict, Fits, Holdout, PointsSummary, Skipped
 from analysis.fitted import Fitted, Resampling, fit_points
 from analysis.flop_axis import flop_axis
@@ -27,6 +27,7 @@ from analysis.forecast import Evidence, conflicts_of, disagree, forecast
 from analysis.holdout import roll
 from analysis.laws import LAWS
 from analysis.leave_out import leave_out
+from analysis.outliers import outliers
 from analysis.parametric import approach3, law_row
 from analysis.points import (
     Points,
@@ -35,6 +36,7 @@ from analysis.points import (
     points_from_frame,
     with_warnings,
 )
+from analysis.points_checks import inseparable
 from analysis.points_rows import rows_of
 from analysis.profiles import power_law
 from analysis.refits import refits
@@ -49,6 +51,8 @@ def fit(
     points: Points | pd.DataFrame,
     options: FitOptions | None = None,
     *,
+    columns: Mapping[str, str] | None = None,
+    where: str | None = None,
     curves: pd.DataFrame | None = None,
     progress: Progress | None = None,
     **overrides: Any,
@@ -58,15 +62,19 @@ def fit(
     Args:
         points: from analysis.points, or a DataFrame of the points-table columns.
         options: choices; `overrides` replace single ones, as in fit(points, law="coupled").
+        columns: of a DataFrame, our name -> the table's, as in {"N": "params"}.
+        where: of a DataFrame, a pandas query that chooses rows.
         curves: training curves (run, N, D, loss; optionally C, lr), for approach 1.
         progress: called with a stage's name and the share of the work that is done.
 
     Raises:
         PointsError: the points or an option can't be used.
     """
-    options = replace(options or FitOptions(), **overrides)
+    options = options_of(options, overrides)
     if isinstance(points, pd.DataFrame):
-        points = points_from_frame(points)
+        points = points_from_frame(points, columns, where)
+    elif columns or where:
+        raise PointsError("columns and where go with a DataFrame: load_points takes them too")
     points = replace(points, loss_unit=options.loss_unit)
     say = progress or (lambda stage, share: None)
     if options.by is not None:
@@ -78,7 +86,7 @@ def fit(
 def _fit_one(
     points: Points, options: FitOptions, curves: pd.DataFrame | None, say: Progress
 ) -> Fits:
-    side = _side(options)
+    side, full = _side(options), _full(points, options)
     made = _gather(points, options, say)
     headline, held_out = made.evidence.headline, made.holdout
     targets = options.targets or (10 * float(points.budgets[-1]),)
@@ -87,11 +95,13 @@ def _fit_one(
     part3 = approach3(headline, points, options)
     say("refits", 0.95)
     return Fits(
-        level=options.level, points=_summary(points, rows_of(points)), provenance=_provenance(options, side),
+        level=options.level, points=_summary(points, rows_of(points)),
+        provenance=_provenance(options, full, side),
         approach1=part1, approach2=made.approach2, approach3=part3,
         laws=_law_rows(made.others, made.evidence.average), refits=refits(points, options, side),
         conflicts=(*_exponent_conflicts(part1, made.approach2, part3), *conflicts_of(forecasts)),
         leverage=leave_out(points, headline, targets[0]), holdout=held_out, forecast=forecasts,
+        outliers=made.evidence.outliers,
     )  # fmt: skip
 
 
@@ -119,9 +129,14 @@ def _side(options: FitOptions) -> Resampling:
     return Resampling(options.resample, draws, options.level, options.seed)
 
 
+def _full(points: Points, options: FitOptions) -> Resampling:
+    """Resample the headline; where N and D move together, more draws could not tell more."""
+    apart = inseparable(points.N, points.D) is None
+    return replace(_side(options), draws=options.draws) if apart else _side(options)
+
+
 def _gather(points: Points, options: FitOptions, say: Progress) -> _Gathered:
-    side = _side(options)
-    full = replace(side, draws=options.draws)
+    side, full = _side(options), _full(points, options)
     say("law", 0.0)
     headline = _headline(points, options, full)
     say("profiles", 0.3)
@@ -137,9 +152,11 @@ def _gather(points: Points, options: FitOptions, say: Progress) -> _Gathered:
     N_law = None
     if len({m.budget for m in usable}) >= 2:
         N_law = power_law(np.array([m.budget for m in usable]), np.array([m.N for m in usable]))
+    odd = outliers(points, headline)
     evidence = Evidence(
         points, headline.axis, headline, averaged, plain, minima, N_law, curve,
         tuple(h for h in held_out if isinstance(h, Holdout)), options.recipe, options.level,
+        odd,
     )  # fmt: skip
     return _Gathered(evidence, part2, others, held_out)
 
@@ -219,10 +236,10 @@ def _summary(points: Points, rows: dict[str, list] | None = None) -> PointsSumma
     )  # fmt: skip
 
 
-def _provenance(options: FitOptions, side: Resampling) -> dict[str, Any]:
+def _provenance(options: FitOptions, full: Resampling, side: Resampling) -> dict[str, Any]:
     return {
         "options": asdict(options),
-        "draws": {"approach3": options.draws, "laws, holdout, refits, plain": side.draws},
+        "draws": {"approach3": full.draws, "laws, holdout, refits, plain": side.draws},
         "python": platform.python_version(), "numpy": np.__version__,
         "scipy": scipy.__version__, "pandas": pd.__version__,
     }  # fmt: skip
@@ -254,8 +271,8 @@ def _fit_groups(
     skipped = Skipped(f"one fit per value of {column}, under groups")
     return Fits(
         level=options.level, points=_summary(replace(points, warnings=())),
-        provenance=_provenance(options, Resampling(options.resample, SIDE_DRAWS, options.level)),
+        provenance=_provenance(options, *[Resampling(options.resample, 0, options.level)] * 2),
         approach1=skipped, approach2=skipped, approach3=skipped, laws=(skipped,),
         refits=(skipped,), conflicts=(skipped,), leverage=(skipped,), holdout=(skipped,),
-        forecast=(skipped,), groups=groups,
+        forecast=(skipped,), outliers=(skipped,), groups=groups,
     )  # fmt: skip

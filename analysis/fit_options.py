@@ -1,7 +1,8 @@
 """What a person may choose about a fit; the names are those of the fit group of the config."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from analysis.laws import LAWS
 from analysis.points import N_COLUMNS, PointsError
@@ -50,6 +51,19 @@ class FitOptions:
             _one_of("fix", name, LAWS[self.law].parameters)
         if not all(0 < t < 1e60 for t in self.targets):
             raise PointsError(f"fit.targets={list(self.targets)} must be positive FLOPs")
+
+
+def options_of(options: FitOptions | None, overrides: Mapping[str, Any]) -> FitOptions:
+    """Replace single choices.
+
+    Raises:
+        PointsError: there is no such choice, or a value of it can't be used.
+    """
+    known = tuple(f.name for f in fields(FitOptions))
+    for name in overrides:
+        if name not in known:
+            raise PointsError(f"fit has no option {name!r}: use one of {', '.join(known)}")
+    return replace(options or FitOptions(), **overrides)
 
 
 def _one_of(key: str, value: str, valid: tuple[str, ...]) -> None:

@@ -29,6 +29,7 @@ from analysis.fits_parts import (
     LeverageRow,
     MinimumRow,
     MinLossLaw,
+    OutlierRow,
     Pair,
     Plain,
     PointsSummary,
@@ -57,6 +58,7 @@ __all__ = [
     "LeverageRow",
     "MinLossLaw",
     "MinimumRow",
+    "OutlierRow",
     "Pair",
     "Plain",
     "PointsSummary",
@@ -107,6 +109,7 @@ class Fits:
     leverage: tuple[LeverageRow | Skipped, ...]
     holdout: tuple[Holdout | Skipped, ...]
     forecast: tuple[Forecast | Skipped, ...]
+    outliers: tuple[OutlierRow | Skipped, ...] = ()
     groups: dict[str, "Fits"] = field(default_factory=dict)  # one a value of fit.by
     schema_version: int = FITS_VERSION
 

@@ -97,6 +97,7 @@ class Approach2:
     min_loss: MinLossLaw
     status: str
     reason: str | None
+    exponent_bias: float = NAN  # of N_opt's exponent, from the predicted biases of the minima
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,17 @@ class LeverageRow:
     change_in_a: float
     change_in_N: float  # noqa: N815 (a contract name)
     change_in_loss: float
+
+
+@dataclass(frozen=True)
+class OutlierRow:
+    """One row far off the headline law; still in every fit."""
+
+    row: int | str
+    name: str
+    budget: float  # FLOPs
+    residual: float  # log(observed / predicted)
+    sds: float  # the residual over the robust sd of all rows
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,11 @@ class Fitted:
     """A fit, its draws and the sweep's relation between N, D and C."""
 
     fit: LawFit
-    draws: NDArray  # (draws, p) public parameters, NaN where a draw did not converge
+    draws: NDArray  # (draws, p) public parameters, NaN where a draw could not be fitted
     axis: FlopAxis
     clusters: int  # things that were drawn: model sizes, or rows
     level: float
+    converged: float = np.nan  # share of the draws that reached their minimum
 
     @property
     def usable(self) -> bool:
@@ -53,7 +54,7 @@ class Fitted:
         return self.fit.law.loss(self.fit.theta, N, D, C=C, **self._seen_once(D, extra))
 
     def loss_draws(self, N: NDArray, D: NDArray, C: NDArray | None = None, **extra) -> NDArray:
-        """Loss of every draw, (draws, n); NaN rows where a draw did not converge."""
+        """Loss of every draw, (draws, n); NaN rows where a draw could not be fitted."""
         with np.errstate(invalid="ignore"):
             return self.fit.law.loss(self.draws[:, None, :], N, D, C=C, **self._seen_once(D, extra))
 
@@ -134,13 +135,15 @@ def fit_points(
         fit = replace(fit, status="flat", reason=apart)
     clusters = clusters_of(points, resampling.by)
     count = len(points) if clusters is None else len(np.unique(clusters))
-    theta = np.full((0, len(fit.theta)), np.nan)
+    theta, converged = np.full((0, len(fit.theta)), np.nan), np.nan
     if np.all(np.isfinite(fit.theta)) and resampling.draws > 0:
-        theta = bootstrap(
+        drawn = bootstrap(
             fit, *arrays, draws=resampling.draws, clusters=clusters, seed=resampling.seed,
             C=points.C, extra=extra, weights=points.weight, progress=progress,
-        ).theta  # fmt: skip
-    return Fitted(fit, theta, axis or flop_axis(points), count, resampling.level)
+        )  # fmt: skip
+        theta, converged = drawn.theta, float(drawn.converged.mean())
+    axis = axis or flop_axis(points)
+    return Fitted(fit, theta, axis, count, resampling.level, converged)
 
 
 def extra_columns(points: Points, law: str) -> dict[str, NDArray]:
@@ -151,5 +154,5 @@ def extra_columns(points: Points, law: str) -> dict[str, NDArray]:
     """
     needs = LAWS[law].needs if law in LAWS else ()
     if "unique_tokens" in needs and points.unique_tokens is None:
-        raise ValueError(f"law {law} needs the column unique_tokens")
+        raise ValueError(f"{law} needs the column unique_tokens: columns.unique_tokens=NAME")
     return {name: getattr(points, name) for name in needs}

@@ -14,7 +14,17 @@ from scipy.special import ndtri
 
 from analysis.averaging import Average, Combined
 from analysis.discrepancy import discrepancy_factor
-from analysis.fits_file import NAN, UNKNOWN, Conflict, Forecast, Holdout, Pair, Plain
+from analysis.fits_file import (
+    NAN,
+    UNKNOWN,
+    Conflict,
+    Forecast,
+    Holdout,
+    OutlierRow,
+    Pair,
+    Plain,
+    Skipped,
+)
 from analysis.fitted import Fitted, widened
 from analysis.flop_axis import FlopAxis
 from analysis.min_loss import MinLossCurve
@@ -25,6 +35,7 @@ RANGES = {"p1": 1e-3, "p5": 5e-3}
 SMALLEST = 0.98  # of the smallest budget, whose runs may fall short of it
 CLAIM = 10.0  # times the largest ratio that was validated
 SAME = {"N": 0.02, "loss": 0.001}  # of the log: what no decision turns on is no conflict
+IDENTIFIED = 10.0  # an interval of N wider than this factor names no size
 PASSED = 2.0  # sd between a held-out budget and its prediction
 
 
@@ -43,6 +54,7 @@ class Evidence:
     holdout: tuple[Holdout, ...]
     recipe: str
     level: float
+    outliers: tuple[OutlierRow | Skipped, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,12 +212,15 @@ def _entry(e: Evidence, C: float, law: str, quantities: tuple[Quantity, ...]) ->
     extra = [_variance_beyond(q, law) for q in quantities]
     stretch = discrepancy_factor(C / e.points.C.max())
     known = np.nansum([loss.sampling, loss.form])
+    N_interval = N.interval(e.level, extra[1])
     status, reason = claim(e, C, law, loss)
+    if status == "ok":
+        status, reason = identified(N_interval)
     return Forecast(
         law=law, C=C, N=float(np.exp(N.estimate)), D=float(np.exp(D.estimate)),
         loss=float(np.exp(loss.estimate)),
         loss_interval=loss.interval(e.level, extra[0], stretch),
-        N_interval=N.interval(e.level, extra[1]), D_interval=D.interval(e.level, extra[2]),
+        N_interval=N_interval, D_interval=D.interval(e.level, extra[2]),
         N_range=_ranges(e, law, C),
         extrapolation=_extrapolation(e, C, np.exp(N.estimate), np.exp(D.estimate)),
         variance={"sampling": loss.sampling, "form": loss.form,
@@ -225,15 +240,34 @@ def claim(e: Evidence, C: float, law: str, loss: Quantity) -> tuple[str, str | N
     if not np.isfinite(z):
         return "unvalidated", "the top budget could not be predicted from the lower ones"
     if abs(z) > PASSED:
-        return "unvalidated", f"the held-out top budget was missed by {abs(z):.1f} sd"
+        missed = f"the held-out top budget was missed by {abs(z):.1f} sd"
+        return "unvalidated", missed + _bad_rows(e)
     if C < SMALLEST * e.points.budgets[0]:
         least = e.points.budgets[0]
         return "unvalidated", f"below the smallest budget, {least:.3g}: hold-outs only look up"
-    passed = validated(e)
-    if not C / e.points.C.max() <= CLAIM * passed:
-        ratio = C / e.points.C.max()
-        return "unvalidated", f"{ratio:.3g}x the top budget; these data passed {passed:.3g}x"
+    ratio, passed = C / e.points.C.max(), validated(e)
+    if np.isfinite(passed) and ratio <= CLAIM * passed:
+        return "ok", None
+    seen = f"these data passed {passed:.3g}x" if np.isfinite(passed) else "these data passed none"
+    if ratio <= 1:
+        return "unvalidated", f"{seen} of the ratios at which they were held out"
+    return "unvalidated", f"{ratio:.3g}x the top budget; {seen}"
+
+
+def identified(N_interval: Pair) -> tuple[str, str | None]:
+    """Status of a forecast that passed everything else: flat where N could be anything."""
+    if np.isfinite(N_interval).all() and N_interval[1] > IDENTIFIED * N_interval[0]:
+        factor = N_interval[1] / N_interval[0]
+        return "flat", f"N_opt is not identified: its interval spans a factor of {factor:.2g}"
     return "ok", None
+
+
+def _bad_rows(e: Evidence) -> str:
+    """Say which rows of the top budget are outliers: then it may be they that were missed."""
+    top = e.points.budgets[-1]
+    rows = [str(o.row) for o in e.outliers if isinstance(o, OutlierRow) and o.budget == top]
+    what = f"row{'s' * (len(rows) != 1)} {', '.join(rows[:6])}{', ...' * (len(rows) > 6)}"
+    return f", where {what} lie{'s' * (len(rows) == 1)} far off the law" if rows else ""
 
 
 def _top_z(e: Evidence, law: str) -> float:

@@ -4,7 +4,7 @@ import numpy as np
 
 from analysis.cross_checks import cross_checks
 from analysis.fit_options import FitOptions
-from analysis.fits_file import NAN, UNKNOWN, Approach3, LawRow, Pair
+from analysis.fits_file import UNKNOWN, Approach3, LawRow, Pair
 from analysis.fitted import Fitted, widened
 from analysis.points import Points
 from analysis.resampling import percentile_interval
@@ -16,7 +16,6 @@ def approach3(headline: Fitted, points: Points, options: FitOptions) -> Approach
     """Describe the headline fit to these points."""
     fit = headline.fit
     a = headline.exponent()
-    converged = np.isfinite(headline.draws).all(axis=1)
     by_size = options.resample == "size" and headline.clusters < fit.n
     return Approach3(
         law=fit.law.name, estimator=fit.estimator,
@@ -27,7 +26,7 @@ def approach3(headline: Fitted, points: Points, options: FitOptions) -> Approach
         starts={"n": fit.starts_n, "at_optimum": fit.starts_at_optimum},
         resample="size" if by_size else "rows", clusters=headline.clusters,
         draws=len(headline.draws),
-        draws_converged=float(converged.mean()) if len(converged) else NAN, noise=dict(fit.noise),
+        draws_converged=headline.converged, noise=dict(fit.noise),
         fixed=dict(fit.held),
         checks=cross_checks(headline, points, options.resample),
     )  # fmt: skip

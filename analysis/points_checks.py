@@ -13,6 +13,7 @@ COMPUTE_FACTOR = 100.0
 ODD_FACTOR = 3.0  # C over 6ND that asks for a look
 LEAST_COUNT = 1e4  # no sweep has fewer parameters and fewer tokens in every row
 ONE_VALUE = 0.1  # spread in log that is none
+HIGHEST_LOSS = 9.0  # nats; bits reach 13, but not in every run of a sweep
 GAP = 1e3  # between neighbouring values of N or of D: no ladder has such a step
 
 
@@ -31,6 +32,11 @@ def check_units(N: NDArray, D: NDArray, C: NDArray, source: str) -> None:
         raise PointsError(
             f"{source}: N is at most {N.max():.3g} and D at most {D.max():.3g}: N is in parameters "
             "and D in tokens, not in millions or billions"
+        )
+    if middle < 1 / MOST_TOKENS_PER_PARAM:
+        raise PointsError(
+            f"{source}: D/N is {middle:.2g} in the middle row: D is in tokens (not millions or "
+            "billions), N in parameters"
         )
     if middle < FEWEST_TOKENS_PER_PARAM:
         raise PointsError(
@@ -71,6 +77,11 @@ def suspicious(N: NDArray, D: NDArray, C: NDArray, loss: NDArray, row: NDArray) 
     text = inseparable(N, D)
     if text is not None:
         yield f"{text}; the optimum is the law's guess, not the data's"
+    if loss.min() > HIGHEST_LOSS:
+        yield (
+            f"loss is at least {loss.min():.3g}: a perplexity? A loss in nats is its logarithm, and "
+            f"an untrained model of 50,000 tokens has {np.log(50_000):.1f}"
+        )
     if len(loss) > 1 and np.ptp(np.log(loss)) < 1e-9:
         yield f"loss is {loss[0]:.6g} in every row: wrong column?"
     if np.median(D / N) < 1:

@@ -4,6 +4,7 @@ Everything that is wrong with one is one line that names the column and the rows
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -20,8 +21,9 @@ _USUAL = {  # what others call ours, likeliest first
     "N": ("params", "parameters", "n_params", "num_params", "model_size", "size"),
     "D": ("tokens", "n_tokens", "num_tokens", "training_tokens", "train_tokens", "data"),
     "C": ("flops", "flop", "compute", "train_flops", "training_flops"),
-    "loss": ("val_loss", "valid_loss", "test_loss", "eval_loss", "final_loss", "bpb", "loss", "ce"),
-}
+    "loss": ("val_loss", "valid_loss", "test_loss", "eval_loss", "final_loss", "bpb",
+             "bits_per_byte", "cross_entropy", "nll", "loss", "ce"),
+}  # fmt: skip
 _TRUE = {"true", "1", "1.0", "yes", "y", "t"}
 _FALSE = {"false", "0", "0.0", "no", "n", "f", "", "nan", "none"}
 
@@ -70,12 +72,19 @@ def _missing(wanted: list[str], frame: pd.DataFrame, source: str) -> str:
 
 def _likely(name: str, frame: pd.DataFrame) -> str | None:
     """Name the column that was probably meant by one of ours."""
-    lower = {str(c).lower(): str(c) for c in frame.columns}
+    lower = {"_".join(_words(str(c))): str(c) for c in frame.columns}
     usual = (name.lower(), *_USUAL.get(name, ()))
     exact = [lower[w] for w in usual if w in lower]
     within = [v for word in usual[1:] for c, v in lower.items() if word in c]
     close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
-    return next(iter([*exact, *within, *(lower[c] for c in close)]), None)
+    parts = {part: v for c, v in lower.items() for part in c.split("_")}
+    misspelt = [parts[p] for p in difflib.get_close_matches(name.lower(), parts, n=1, cutoff=0.75)]
+    return next(iter([*exact, *within, *(lower[c] for c in close), *misspelt]), None)
+
+
+def _words(name: str) -> list[str]:
+    """Lower-case words of a column's name: 'Bits per byte' and bits_per_byte are the same."""
+    return re.findall(r"[^\W_]+", name.lower())
 
 
 def _quoted(name: str) -> str:
@@ -157,8 +166,9 @@ def numbers(frame: pd.DataFrame, column: str, source: str) -> NDArray:
         )
         first = frame[column][rows[0]]
         shown = repr(first) if isinstance(first, str) else str(first)
+        other = f"write plain numbers such as 7e9, or name another column: columns.{column}="
         todo = (
-            "write plain numbers such as 7e9, or name another column: columns." + column + "="
+            other
             if bad.all()
             else "mend them, mark them in a column excluded, or leave them out with fit.where="
         )

@@ -32,6 +32,8 @@ EVEN = 0.02  # relative spread of steps that still are a grid
 MOST_VALUES = 30
 FEWEST_ROWS = 3  # of a value that is compared with others
 SURE = 1e-4  # probability of such ranks where a column says nothing
+HEAP = 0.1  # share of the rows that is more than outliers
+LEAST_APART = 0.02  # of the loss
 SMALL_SHIFT = 1e-3  # of the loss
 
 
@@ -72,7 +74,10 @@ def mixtures(
             "fall faster with D than it does, and exponents and optimum are off. Keep each run's "
             f"last: fit.where=\"{tokens} == {tokens}.groupby({run}).transform('max')\""
         )
-    yield from _shifted(frame, N, D, loss)
+    surface = fit_surface(N, D, loss)
+    if surface is not None:
+        shifted = list(_shifted(frame, N, D, surface.residual))
+        yield from shifted or _heaps(surface.residual)
 
 
 def _checkpoints_by_run(frame: pd.DataFrame, N: NDArray, D: NDArray) -> tuple[str, str] | None:
@@ -112,14 +117,29 @@ def _checkpoints_by_grid(N: NDArray, D: NDArray, shared_budgets: bool) -> tuple[
     return None
 
 
+def _heaps(residual: NDArray) -> Iterator[str]:
+    """Losses in two heaps with nothing between them: two units, or two sweeps without a name."""
+    ordered = np.sort(residual)
+    gap = int(np.argmax(np.diff(ordered)))
+    low, high = ordered[: gap + 1], ordered[gap + 1 :]
+    if min(len(low), len(high)) < max(FEWEST_ROWS, HEAP * len(residual)):
+        return
+    apart = np.median(high) - np.median(low)
+    spread = max(np.ptp(low), np.ptp(high))
+    if apart > LEAST_APART and high[0] - low[-1] > spread:
+        factor = float(np.exp(apart))
+        unit = " (nats and bits differ by 1.44)" if abs(factor - 1 / np.log(2)) < 0.1 else ""
+        yield (
+            f"at the same N and D, losses fall into two heaps a factor of {factor:.3g} apart, "
+            f"{len(low)} and {len(high)} rows{unit}: two units or two sweeps in one table? One law "
+            "for both fits neither; fit.where= chooses"
+        )
+
+
 def _shifted(
-    frame: pd.DataFrame, N: NDArray, D: NDArray, loss: NDArray
+    frame: pd.DataFrame, N: NDArray, D: NDArray, residual: NDArray
 ) -> Iterator[str]:  # fmt: skip
     """Columns of words whose values differ in loss at the same N and D, by Kruskal & Wallis."""
-    surface = fit_surface(N, D, loss)
-    if surface is None:
-        return
-    residual = surface.residual
     for column in frame.columns:
         if not _is_words(frame[column]) or str(column).lower() in RUN_COLUMNS:
             continue

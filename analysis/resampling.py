@@ -20,7 +20,11 @@ WEIGHTS_HELD = 1_000_000  # draws times rows of weights in memory at once, 8 MB
 
 @dataclass(frozen=True)
 class Draws:
-    """theta: (draws, p) public parameters, NaN where not converged; converged: (draws,) bool."""
+    """theta: (draws, p) public parameters; converged: (draws,) bool.
+
+    A draw that ran out of steps is kept where it was: it was on its way along a flat valley, and to
+    leave it out would cut off the ends of the interval. NaN where there is no finite objective.
+    """
 
     theta: Array
     converged: Array
@@ -67,7 +71,6 @@ def bootstrap(
         theta[rows], converged[rows] = refit(fit, problem, own * counts)
         if progress is not None:
             progress(rows.stop, draws)
-    theta[~converged] = np.nan
     return Draws(theta, converged)
 
 

@@ -80,7 +80,10 @@ def _read(path: Path, kind: str) -> pd.DataFrame:
         return pd.read_parquet(path)
     if kind == "json lines":
         return pd.read_json(path, lines=not _is_array(path), precise_float=True, dtype=False)
-    frame = pd.read_csv(path, sep=_separator(path, kind), encoding="utf-8-sig")
+    sep = _separator(path, kind)
+    # Where semicolons part the cells, a comma is what others write for a decimal point.
+    decimal = "," if sep == ";" else "."
+    frame = pd.read_csv(path, sep=sep, decimal=decimal, encoding="utf-8-sig")
     if not isinstance(frame.index, pd.RangeIndex):  # pandas turns surplus cells into an index
         raise ValueError("some rows have more cells than the header")
     return frame

@@ -1,10 +1,14 @@
 """What a fit says on the terminal: the runs, what is odd about them, the answers and their limits."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from analysis.forecast import IDENTIFIED
+
 Fits = Mapping[str, Any]
-IDENTIFIED = 100.0  # an interval of N wider than this factor names no size
+OUTLIERS_SHOWN = 6
+BIASED = 0.005  # of an exponent: less is no news
 GROUPINGS = {
     "given": "",
     "within_2_percent": "",
@@ -33,11 +37,27 @@ def _points(points: Mapping[str, Any]) -> Iterator[str]:
 
 def _answers(fits: Fits) -> Iterator[str]:
     level = f"{fits['level']:.0%}"
+    yield from (f"conflict: {c['text']}" for c in fits["conflicts"] if c.get("text"))
+    yield from _outliers(fits.get("outliers") or (), fits["approach3"].get("law"))
     for i in (1, 2, 3):
         yield _exponent(f"approach {i}", fits[f"approach{i}"], level)
     yield from _hold_out(fits["holdout"][-1], level)
-    yield from (f"conflict: {c['text']}" for c in fits["conflicts"] if c.get("text"))
     yield from (line for f in fits["forecast"] for line in forecast_lines(f, level))
+
+
+def _outliers(rows: Sequence[Mapping[str, Any]], law: str | None) -> Iterator[str]:
+    """Name the rows far off the law; a suggestion, since all of them are in the fit."""
+    far = [r for r in rows if r.get("residual") is not None]
+    if not far:
+        return
+    shown = ", ".join(
+        f"{r['row']} ({math.expm1(r['residual']):+.1%})" for r in far[:OUTLIERS_SHOWN]
+    )
+    more = f" and {len(far) - OUTLIERS_SHOWN} more" if len(far) > OUTLIERS_SHOWN else ""
+    yield (
+        f"far off {law}, more than 6 sd: row{'s' * (len(far) != 1)} {shown}{more}. Nothing was left "
+        "out: look at them, then mark them in a column excluded"
+    )
 
 
 def _exponent(name: str, part: Mapping[str, Any], level: str) -> str:
@@ -50,7 +70,9 @@ def _exponent(name: str, part: Mapping[str, Any], level: str) -> str:
     value = f"{a:.3f} ({level}: {interval[0]:.3f} .. {interval[1]:.3f})" if interval else f"{a:.1f}"
     known = "" if interval else " (no interval)"
     reason = f" ({part['reason']})" if part.get("reason") else ""
-    return f"{name}: N_opt ~ C^{value}{known}, {part.get('status', 'ok')}{reason}"
+    bias = part.get("exponent_bias")
+    biased = f"; its parabolas bias a by {bias:+.3f}" if bias and abs(bias) >= BIASED else ""
+    return f"{name}: N_opt ~ C^{value}{known}, {part.get('status', 'ok')}{reason}{biased}"
 
 
 def _hold_out(top: Mapping[str, Any], level: str) -> Iterator[str]:
@@ -77,19 +99,23 @@ def forecast_lines(f: Mapping[str, Any], level: str) -> Iterator[str]:
         yield f"forecast: {f['status']}, {f['reason']}"
         return
     at = f"forecast at C={f['C']:.3g} ({f['law']})"
-    limits = "" if f["status"] == "ok" else f", {f['status']}: {f.get('reason')}"
+    limits = "" if f["status"] in ("ok", "flat") else f", {f['status']}: {f.get('reason')}"
     if f.get("N") is None or not f.get("loss_interval") or not f.get("N_interval"):
         yield f"{at}: {f['status']}, {f.get('reason') or 'no interval, so no number'}"
         return
+    yield f"{at}: {_answer(f, level)}; recipe {f['recipe']}{limits}"
+    plain = f.get("plain") or {}
+    if f["law"] != "average" and plain.get("loss_interval") and plain.get("N_interval"):
+        yield f"    plain (chinchilla, huber): {_answer(plain, level)}"
+
+
+def _answer(f: Mapping[str, Any], level: str) -> str:
     (low, high), (few, many) = f["loss_interval"], f["N_interval"]
     tokens = "" if not f.get("D_interval") else " ({:.2g} .. {:.2g})".format(*f["D_interval"])
     size = f"N={f['N']:.3g} ({level}: {few:.2g} .. {many:.2g}), D={f['D']:.3g}{tokens}"
     if many > IDENTIFIED * few:
-        size = f"N not identified ({level}: a factor of {many / few:.0e})"
-    yield (
-        f"{at}: {size}, loss {f['loss']:.4f} ({level}: {low:.4f} .. {high:.4f}); "
-        f"recipe {f['recipe']}{limits}"
-    )
+        size = f"N not identified ({level}: a factor of {many / few:.2g})"
+    return f"{size}, loss {f['loss']:.4f} ({level}: {low:.4f} .. {high:.4f})"
 
 
 def _count(n: int, what: str) -> str:

@@ -10,7 +10,7 @@ from analysis.averaging import weights_of
 from analysis.discrepancy import DISCREPANCY
 from analysis.fit import fit
 from analysis.fitted import widened
-from analysis.forecast import disagree
+from analysis.forecast import disagree, identified
 from analysis.laws import LAWS
 
 THETA = np.array([1.7, 400.0, 800.0, 0.34, 0.31])
@@ -79,6 +79,23 @@ def test_what_was_not_validated_is_not_claimed(noisy):
     assert near.status == "ok"
     assert far.status == "unvalidated"
     assert "these data passed 64x" in far.reason
+
+
+def test_where_nothing_was_passed_the_reason_has_no_number():
+    """The second budget that can be held out is off, and so is every ratio that was tried."""
+    frame = sweep(0.001)
+    frame.loc[frame.budget == frame.budget.unique()[3], "loss"] *= 1.04
+    f = fit(frame[frame.budget < 4e20], draws=60).forecast[0]
+    assert f.status == "unvalidated"
+    assert "nan" not in f.reason
+
+
+def test_a_size_that_nothing_bounds_is_not_claimed():
+    assert identified((1e9, 9e9)) == ("ok", None)
+    assert identified((np.nan, np.nan)) == ("ok", None)  # other statuses say what is missing
+    status, reason = identified((1e8, 2e9))
+    assert status == "flat"
+    assert reason == "N_opt is not identified: its interval spans a factor of 20"
 
 
 def test_the_three_variances_make_the_interval(noisy):

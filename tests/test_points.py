@@ -99,6 +99,9 @@ BAD = {
     "mixed": (FRAME.assign(C=[1.0, *(6 * FRAME.N * FRAME.D)[1:]]), r"in 1 of 8 rows"),
     "all out": (FRAME.assign(excluded=True), r"every row is excluded"),
     "flag": (FRAME.assign(excluded="perhaps"), r"use true or false"),
+    "billions": (FRAME.assign(D=FRAME.D / 1e9, N=1e7), r"D is in tokens \(not millions"),
+    "misspelt": (FRAME.rename(columns={"loss": "final_los"}), r"columns.loss=final_los"),
+    "in words": (FRAME.rename(columns={"loss": "Bits per byte"}), r"columns.loss='Bits per byte'"),
     "no rows": (FRAME.iloc[:0], r"no rows"),
 }
 
@@ -343,6 +346,20 @@ def test_two_units_in_one_column_are_refused_with_the_number_of_rows(table):
         load_points(table(simulated().assign(N=lambda f: f.N / 1e6, D=lambda f: f.D / 1e9)))
 
 
+def test_losses_in_two_units_or_no_unit_of_a_loss_are_noticed():
+    bits = simulated(noise=0.002)
+    bits.loc[::2, "loss"] /= np.log(2)
+    (warning,) = points_from_frame(bits).warnings
+    assert "14 and 14 rows (nats and bits differ by 1.44)" in warning
+    two = simulated(noise=0.002)
+    two.loc[::3, "loss"] *= 1.1
+    (warning,) = points_from_frame(two).warnings
+    assert "a factor of 1.1 apart" in warning
+    assert "1.44" not in warning
+    (warning,) = points_from_frame(simulated().assign(loss=lambda f: np.exp(f.loss))).warnings
+    assert "a perplexity?" in warning
+
+
 def test_a_ladder_of_one_ratio_says_that_N_and_D_move_together():
     N = np.geomspace(1e7, 1e9, 12)
     for D, name in ((20 * N, "D/N"), (1e10 + 0 * N, "D")):
@@ -362,6 +379,11 @@ def test_semicolons_and_json_arrays_are_read(tmp_path):
     FRAME.to_json(tmp_path / "a.json", orient="records")
     for name in ("a.csv", "a.json"):
         np.testing.assert_array_equal(load_points(tmp_path / name).loss, FRAME.loss)
+
+
+def test_a_decimal_comma_is_read_where_semicolons_part_the_cells(tmp_path):
+    FRAME.to_csv(tmp_path / "a.csv", sep=";", decimal=",", index=False)
+    np.testing.assert_array_equal(load_points(tmp_path / "a.csv").loss, FRAME.loss)
 
 
 def test_equal_errors_change_nothing_and_a_large_one_weighs_little():

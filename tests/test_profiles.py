@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.approach2 import approach2
+from analysis.fitted import Resampling, fit_points
 from analysis.points import load_points, points_from_frame
 from analysis.profiles import (
     Method,
@@ -65,6 +66,16 @@ def test_predicted_bias_is_the_bias(k):
         minima = with_predicted_bias(find_minima(points, method), points, hoffmann, optimum)
         for m in minima:
             assert m.predicted_bias == pytest.approx(m.N / optimum(m.budget)[0] - 1, abs=1e-9)
+
+
+def test_the_bias_of_the_exponent_is_what_its_minima_make():
+    """Noise-free losses of a law with unequal exponents: fitted minus true exponent."""
+    points = points_from_frame(profiles(4))
+    fitted = fit_points(points, "chinchilla", "ls", 1e-3, Resampling("rows", 0, 0.9))
+    part, _, _ = approach2(points, fitted, 0.9)
+    off = part.N_opt.exponent - fitted.exponent()
+    assert off != 0
+    assert part.exponent_bias == pytest.approx(off, abs=1e-6)
 
 
 def test_a_window_or_a_spline_is_less_biased_than_the_whole_profile():

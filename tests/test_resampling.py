@@ -107,6 +107,22 @@ def test_bootstrap_spread_matches_that_over_simulations(estimator):
     assert np.sqrt(np.mean(np.square(spreads))) == pytest.approx(np.std(estimates), rel=0.35)
 
 
+def test_draws_that_creep_along_a_valley_are_kept_below_where_they_began():
+    """Losses without an E leave chinchilla's E open; draws without those few end too soon."""
+    sweep = planted_sweep("no_E", noise=0.003)
+    fit = fit_law("chinchilla", sweep.N, sweep.D, sweep.loss, estimator="ls")
+    draws = bootstrap(fit, sweep.N, sweep.D, sweep.loss, draws=150, seed=3)
+    assert draws.converged.mean() > 0.9
+    assert np.isfinite(draws.theta).all()
+    weights = resampling_weights(np.random.default_rng(3), 150, np.arange(sweep.N.size))
+
+    def objective(theta):
+        return weights * np.log(CHINCHILLA.loss(theta, sweep.N, sweep.D) / sweep.loss) ** 2
+
+    ends, began = objective(draws.theta[:, None, :]).sum(1), objective(fit.theta).sum(1)
+    assert (ends <= began * (1 + 1e-9)).all()
+
+
 def test_held_parameters_are_held_in_every_draw(sweep):
     fit = fit_law("chinchilla", sweep.N, sweep.D, sweep.loss, fixed={"E": 1.7})
     draws = bootstrap(fit, sweep.N, sweep.D, sweep.loss, draws=20)

@@ -40,10 +40,39 @@ def test_a_forecast_says_its_limits_and_no_number_that_nothing_bounds(fits):
     forecast = fits["forecast"][0]
     forecast.update(status="unvalidated", reason="12x the top budget", N_interval=[1.3, 2.8e11])
     line = line_of(fits, "forecast")
-    assert "N not identified (90%: a factor of 2e+11)" in line
+    assert "N not identified (90%: a factor of 2.2e+11)" in line
     assert line.endswith("unvalidated: 12x the top budget")
     forecast.update(N=None, loss_interval=None)
     assert line_of(fits, "forecast").endswith("unvalidated, 12x the top budget")
+
+
+def test_a_size_that_nothing_bounds_is_said_once(fits):
+    fits["forecast"][0].update(status="flat", reason="not identified", N_interval=[1e6, 2e7])
+    line = line_of(fits, "forecast")
+    assert line.count("not identified") == 1
+
+
+def test_the_plain_answer_stands_below_the_default(fits):
+    lines = summary_lines(fits)
+    plain = fits["forecast"][0]["plain"]
+    at = next(i for i, line in enumerate(lines) if line.startswith("forecast"))
+    assert lines[at + 1].startswith(f"    plain (chinchilla, huber): N={plain['N']:.3g}")
+
+
+def test_conflicts_and_odd_rows_come_before_any_answer(fits):
+    fits["conflicts"] = [{"text": "approach2 says .4, approach3 .6"}]
+    fits["outliers"] = [{"row": 3, "residual": 0.2}, {"row": 9, "residual": -0.1}]
+    lines = summary_lines(fits)
+    first = next(i for i, line in enumerate(lines) if line.startswith("approach 1"))
+    assert lines[first - 2] == "conflict: approach2 says .4, approach3 .6"
+    assert "rows 3 (+22.1%), 9 (-9.5%)" in lines[first - 1]
+
+
+def test_the_bias_of_the_parabolas_is_said_where_it_matters(fits):
+    fits["approach2"]["exponent_bias"] = -0.031
+    assert line_of(fits, "approach 2").endswith("; its parabolas bias a by -0.031")
+    fits["approach2"]["exponent_bias"] = 0.0004
+    assert "bias" not in line_of(fits, "approach 2")
 
 
 def test_parts_that_were_skipped_say_why(fits):

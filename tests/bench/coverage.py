@@ -16,15 +16,18 @@ import argparse
 import json
 import sys
 import warnings
+from dataclasses import replace
 from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
-from analysis.averaging import FORMS, average
+from analysis.averaging import FORMS, Average, average
 from analysis.discrepancy import discrepancy_factor
 from analysis.fitted import Fitted, Resampling, fit_points, widened
+from analysis.holdout import noise_sd
 from analysis.laws import LAWS
 from analysis.points import Points, points_from_frame
 
@@ -33,6 +36,7 @@ BUDGETS = 10 ** np.linspace(18, 20, 5)
 TARGETS = (1e21, 1e22)
 STEP = 4 ** (1 / 3)  # of the ladder: seven sizes span x4 each way
 PLAIN_UNTIL = 200  # simulations that also fit the plain law
+OTHERS_UNTIL = 200  # simulations that also weigh the forms by two other rules
 CHINCHILLA = (1.69, 406.4, 410.7, 0.34, 0.28)  # Hoffmann et al. 2022, appendix D.3
 COUPLED = (1.69, 406.4**1.4, 410.7**1.4, 0.34 * 1.4, 0.28 * 1.4, 1 / 1.4)
 CROSS = (1.69, 406.4, 410.7, 0.15 * 406.4 * 410.7, 0.34, 0.28)
@@ -85,22 +89,62 @@ def one_simulation(job: tuple[str, int]) -> list[dict]:
     if seed < PLAIN_UNTIL:
         single["plain"] = fit_points(points, "chinchilla", "huber", 1e-3, side)
     averaged = average(points, fits, side)
+    ways = {"": averaged}
+    if seed < OTHERS_UNTIL:
+        ways |= {"clusters_": by_clusters(averaged, points), "stacked_": stacked(averaged, points)}
     rows = []
     for C in TARGETS:
         row = {"truth": truth, "seed": seed, "C": C}
         by_form = [predictions(f, C) for f in averaged.fits]
         for k, (what, true) in enumerate(zip(("loss", "N"), true_optimum(truth, C), strict=True)):
+            at_fit = np.array([p[k][0] for p in by_form])
             count = min(len(p[k][1]) for p in by_form)
-            mixed = averaged.combine(
-                np.array([p[k][0] for p in by_form]),
-                np.stack([p[k][1][:count] for p in by_form], axis=1),
-            )
-            row |= scored(f"{what}_", mixed.estimate, mixed.mixture, true)
-            row |= {f"{what}_sampling": mixed.sampling, f"{what}_form": mixed.form}
+            at_draws = np.stack([p[k][1][:count] for p in by_form], axis=1)
+            for way, weighed in ways.items():
+                mixed = weighed.combine(at_fit, at_draws)
+                row |= scored(f"{what}_{way}", mixed.estimate, mixed.mixture, true)
             for name, f in single.items():
                 row |= scored(f"{what}_{name}_", *predictions(f, C)[k], true)
         rows.append(row)
     return rows
+
+
+def by_clusters(averaged: Average, points: Points) -> Average:
+    """Weigh the same forms by AICc with the number of model sizes for n, where that is finite."""
+    n, sizes = len(points), len(np.unique(points.size_id))
+    k = np.array([f.draws.shape[1] + 2 for f in averaged.fits])  # two of the noise
+    spare = sizes - k - 1
+    wide = np.where(spare > 0, 2 * k * sizes / np.maximum(spare, 1), np.inf)
+    change = wide - 2 * k * n / (n - k - 1)
+    if not np.isfinite(change).any():
+        return averaged
+    factor = np.exp(-(change - change.min()) / 2)
+
+    def again(weight: np.ndarray) -> np.ndarray:
+        raw = weight * factor + 1e-300 * (factor > 0)
+        return raw / raw.sum(axis=-1, keepdims=True)
+
+    return replace(averaged, weight=again(averaged.weight), draw_weight=again(averaged.draw_weight))
+
+
+def stacked(averaged: Average, points: Points) -> Average:
+    """Weigh the same forms by one set of weights, that which best predicts the two dearest budgets."""
+    densities = []
+    for top in points.budgets[3:]:
+        train, test = points.take(points.budget < top), points.take(points.budget == top)
+        fits = [fit_points(train, name, "t4", 1e-3, Resampling("size", 0, LEVEL))
+                for name in averaged.names]  # fmt: skip
+        errors = [np.log(f.loss(test.N, test.D, test.C) / test.loss) for f in fits]
+        sd = [noise_sd(f, test.C) for f in fits]
+        densities.append(norm.pdf(errors, scale=sd).T)
+    density = np.concatenate(densities) + 1e-300
+    weight = np.full(len(averaged.names), 1 / len(averaged.names))
+    for _ in range(500):  # EM for the shares of a mixture: Yao et al. 2018, eq. 3
+        share = weight * density
+        weight = (share / share.sum(axis=1, keepdims=True)).mean(axis=0)
+    return replace(
+        averaged, weight=weight, draw_weight=np.tile(weight, (len(averaged.draw_weight), 1))
+    )
 
 
 def planted(truth: str, rng: np.random.Generator) -> Points:
@@ -174,6 +218,10 @@ def print_tables(frame: pd.DataFrame) -> None:
             title = f"log {what} at {C / BUDGETS[-1]:.0f} times the top budget"
             print(f"\n{title}; 90% intervals, discrepancy x{factor:.2f}")
             print(table(rows, what, factor).to_string())
+    for what in ("loss", "N"):
+        rows = frame[(frame.C == TARGETS[0]) & (frame.seed < OTHERS_UNTIL)]
+        print(f"\nHow the forms are weighed: log {what} at 10 times the top budget")
+        print(weighings(rows, what).to_string())
     n = frame.groupby(["truth", "C"]).size().min()
     print(f"\nAt least {n} simulations a row: Monte-Carlo error of a coverage of .90 is "
           f"{np.sqrt(0.09 / n):.3f}")  # fmt: skip
@@ -195,6 +243,18 @@ def table(rows: pd.DataFrame, what: str, factor: float) -> pd.DataFrame:
             "half-width": x[f"{what}_width"].median() / 2,
             "/oracle": width.median(), "with disc./oracle": width.median() * factor,
         })  # fmt: skip
+    return pd.DataFrame(out).set_index("truth").round(4)
+
+
+def weighings(rows: pd.DataFrame, what: str) -> pd.DataFrame:
+    """Rmse and coverage (sampling and form) by truth, for each way to weigh the forms."""
+    out = []
+    for truth in TRUTHS:
+        x, line = rows[rows.truth == truth], {"truth": truth, "n": int((rows.truth == truth).sum())}
+        for name, way in (("rows", ""), ("clusters", "clusters_"), ("stacking", "stacked_")):
+            line[f"rmse, {name}"] = np.sqrt(np.mean(x[f"{what}_{way}error"] ** 2))
+            line[f"covers, {name}"] = covered(x[f"{what}_{way}stretch"], 1.0)
+        out.append(line)
     return pd.DataFrame(out).set_index("truth").round(4)
 
 
