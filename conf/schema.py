@@ -301,8 +301,12 @@ class RunConf:
     """Evaluations on the small validation set along the way."""
     checkpoint_seconds: float = 20.0
     """Seconds between checkpoints."""
+    checkpoint_steps: int | None = None
+    """Most steps between checkpoints, beside the seconds; null: by the seconds alone."""
     keep_checkpoints: str = "last"
     """What stays of a recorded attempt: none, last (its end) or all (one an evaluation)."""
+    lease_seconds: float = 30.0
+    """A process that is silent for so long is taken for dead: another goes on with its attempt."""
 
 
 @dataclass

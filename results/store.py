@@ -7,7 +7,7 @@ because a file appears under its name only when it is whole.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,8 +22,19 @@ class StoreError(Exception):
     """A record that can't be written or read; the text says what to do."""
 
 
-def write_record(record: Record, folder: Path) -> Path:
+def write_record(
+    record: Record,
+    folder: Path,
+    part: Path | None = None,
+    put: Callable[[Path, Path], None] = os.link,
+) -> Path:
     """Write one row; an attempt that already has a record is never overwritten.
+
+    Args:
+        record: the row.
+        folder: of the sweep's records.
+        part: where to write it first; None: beside its place.
+        put: gives a whole file its place, and raises FileExistsError where that is taken.
 
     Raises:
         StoreError: the attempt has a record.
@@ -31,17 +42,17 @@ def write_record(record: Record, folder: Path) -> Path:
     table = pa.Table.from_pylist([asdict(record)], schema=arrow_schema())
     path = folder / f"{record.cell_id}.{record.attempt}.parquet"
     folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
+    part = part or path.with_suffix(f".{os.getpid()}.part")
     with part.open("wb") as f:
         pq.write_table(table, f)
         f.flush()
         os.fsync(f.fileno())
     try:
-        os.link(part, path)  # unlike rename, fails when path exists: a twin can't replace a row
+        put(part, path)  # link, unlike rename, fails when path exists: a twin can't replace a row
     except FileExistsError:
         raise StoreError(f"{path} exists: an attempt is recorded once") from None
     finally:
-        part.unlink()
+        part.unlink(missing_ok=True)
     return path
 
 

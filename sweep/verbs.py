@@ -15,7 +15,8 @@ from sweep.resolve import hardware_settings, resolve, run_settings, sweep_folder
 _CELLS = ("root", "sweep", "grid", "grid.*", "model", "model.*", "recipe", "recipe.*", "data",
           "data.*", "eval")  # fmt: skip
 _HARDWARE = ("hardware", "hardware.*")
-_RUN = ("run.evaluations", "run.checkpoint_seconds", "run.keep_checkpoints")
+_RUN = ("run.evaluations", "run.checkpoint_seconds", "run.checkpoint_steps",
+        "run.keep_checkpoints", "run.lease_seconds")  # fmt: skip
 _SWEEP = ("root", "sweep", "grid")
 _FIT = ("fit", "fit.*")
 
