@@ -23,7 +23,10 @@ from sweep.errors import UsageError, nearest
 TEXT_KEYS = ("root", "sweep", "cell", "record", "points", "curves", "out", "fit.where", "fit.by",
              "fit.loss", "data.path", "data.name", "data.revision", "data.dataset", "data.subset",
              "data.split", "data.validation_split", "data.text_column", "data.tokenizer",
-             "data.tokenizer_revision", "data.cache", "report.title")  # fmt: skip
+             "data.tokenizer_revision", "data.cache", "report.title", "cluster.partition",
+             "cluster.account", "cluster.qos", "cluster.gpu_type", "cluster.constraint",
+             "cluster.exclude", "cluster.comment", "cluster.mail_user", "cluster.mail_type",
+             "cluster.python", "cluster.container", "launch.notify")  # fmt: skip
 _GROUPS = ("grid", "model", "recipe", "data", "cluster", "hardware", "fit", "report")
 
 
@@ -112,7 +115,7 @@ def _check_read(key: str, verb: str, reads: tuple[str, ...]) -> None:
 
 
 def _is_known(key: str) -> bool:
-    return key in _known_keys() or key.startswith(("columns.", "fit.fix."))
+    return key in _known_keys() or key.startswith(("columns.", "fit.fix.", "cluster.additional."))
 
 
 @cache
@@ -121,7 +124,7 @@ def _known_keys() -> tuple[str, ...]:
     keys = []
     for f in fields(AppConf):
         keys.append(f.name)
-        if f.name in (*_GROUPS, "plan", "run"):
+        if f.name in (*_GROUPS, "plan", "launch", "run"):
             keys += [f"{f.name}.{sub.name}" for sub in fields(f.default_factory)]
     return tuple(keys)
 

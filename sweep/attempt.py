@@ -64,8 +64,10 @@ def run_attempt(
     settings: RunSettings,
     on_progress: Callable[[Progress], None] = lambda p: None,
     should_stop: Callable[[], bool] = lambda: False,
+    should_save: Callable[[], bool] = lambda: False,
     shards: Path | None = None,
     node_cache: Path | None = None,
+    meet: Path | None = None,
 ) -> Record:
     """Train a claimed attempt to its end and record it, whatever the end is.
 
@@ -77,9 +79,11 @@ def run_attempt(
         device: opened.
         settings: how it goes.
         on_progress: told twice a second.
-        should_stop: asked after every step.
+        should_stop: asked after every step, and after what it has saved.
+        should_save: asked after every step.
         shards: folder of the data, for other ranks to open; needed where the device has any.
         node_cache: folder of this node's own disk that `data` was opened from, for them too.
+        meet: file by which ranks that are there already find this one; None: it starts them.
 
     Returns:
         The record as written: finished, diverged or failed.
@@ -91,8 +95,8 @@ def run_attempt(
     """
     forget_parts(attempt, folder)
     describe_attempt(attempt, asked, data)
-    job = Job(cell_to_row(attempt.cell), asked.to_columns(), shards, node_cache)
-    run = _Run(attempt, folder, data, device, settings, on_progress, should_stop)
+    job = Job(cell_to_row(attempt.cell), asked.to_columns(), shards, node_cache, meet)
+    run = _Run(attempt, folder, data, device, settings, on_progress, should_stop, should_save)
     try:
         final = run.to_the_end(job)
         ended = {"status": RecordStatus.FINISHED, **loss_columns(final)}
@@ -125,9 +129,12 @@ def run_attempt(
 class _Run:
     """The training loop with its evaluations, checkpoints and progress."""
 
-    def __init__(self, attempt, folder, data, device, settings, on_progress, should_stop) -> None:
+    def __init__(
+        self, attempt, folder, data, device, settings, on_progress, should_stop, should_save
+    ) -> None:
         self.attempt, self.folder, self.data, self.device = attempt, folder, data, device
-        self.settings, self.on_progress, self.should_stop = settings, on_progress, should_stop
+        self.settings, self.on_progress = settings, on_progress
+        self.should_stop, self.should_save = should_stop, should_save
         self.measured = Measurements(started_at=now(), matmul_peak=_matmul_peak(device))
         self.peak = describe(device)["peak_flops"] * device.ranks
         self.micro_rows: int | None = None
@@ -190,7 +197,7 @@ class _Run:
             if self.settings.keep_checkpoints == "all":
                 self._save()
                 checkpoint.keep_as(self.attempt.checkpoint, step)
-        if self._is_time_to_save(step):
+        if self._is_time_to_save(step) or self.should_save():
             self._save()
         if time.perf_counter() - self.told > 0.5:
             self.told = time.perf_counter()

@@ -142,6 +142,24 @@ def plan_frame(planned: Sequence[PlannedCell]) -> pd.DataFrame:
     return pd.DataFrame([_row(p) for p in planned])
 
 
+def join_plan(folder: SweepFolder, planned: Sequence[PlannedCell]) -> list[PlannedCell]:
+    """Return the frozen plan with cells added to it; writes nothing.
+
+    Raises:
+        UsageError: a cell would stand beside one that differs in recipe, architecture or data
+            only; such losses are not one law.
+    """
+    old = read_plan(folder)
+    known = {p.cell.id for p in old}
+    clash = _clash(planned, old)
+    if clash:
+        raise UsageError(
+            f"sweep={folder.name} was launched with {clash}; a sweep has one recipe, ladder "
+            "and data: give this one its own name with sweep=NAME"
+        )
+    return old + [p for p in planned if p.cell.id not in known]
+
+
 def freeze_plan(folder: SweepFolder, planned: Sequence[PlannedCell]) -> list[PlannedCell]:
     """Add cells to the frozen plan; those that are in it already stay as they are.
 
@@ -149,21 +167,10 @@ def freeze_plan(folder: SweepFolder, planned: Sequence[PlannedCell]) -> list[Pla
         The whole plan.
 
     Raises:
-        UsageError: a cell would stand beside one that differs in recipe, architecture or data
-            only; such losses are not one law.
+        UsageError: as join_plan.
     """
-    old = read_plan(folder)
-    known = {p.cell.id: p for p in old}
-    new = [p for p in planned if p.cell.id not in known]
-    for p in planned:
-        clash = _clash(p, old)
-        if clash:
-            raise UsageError(
-                f"sweep={folder.name} was launched with {clash}; a sweep has one recipe, ladder "
-                "and data: give this one its own name with sweep=NAME"
-            )
-    whole = old + new
-    if new:
+    whole = join_plan(folder, planned)
+    if len(whole) > len(read_plan(folder)):
         table = pa.Table.from_pylist([_row(p) for p in whole])
         meta = {**(table.schema.metadata or {}), b"plan_schema": PLAN_SCHEMA.encode()}
         write_table(table.replace_schema_metadata(meta), folder.plan)
@@ -221,16 +228,24 @@ _SHARED = ("recipe", "schedule", "lr_floor", "beta1", "beta2", "eps", "weight_de
            "data_sources", "data_evals")  # fmt: skip
 
 
-def _clash(planned: PlannedCell, old: Sequence[PlannedCell]) -> str | None:
+def _clash(planned: Sequence[PlannedCell], old: Sequence[PlannedCell]) -> str | None:
     """Return the first setting in which a cell differs from the sweep that it would join."""
-    row = _row(planned)
-    by_rule = RULES[planned.cell.recipe.rule].decides  # may differ from cell to cell
-    shared = [k for k in _SHARED if k not in by_rule]
-    for other in old:
-        theirs = _row(other)
-        same_point = all(row[k] == theirs[k] for k in ("budget", "size_id", "seed", "probe"))
-        others = [k for k in row if k != "cell_id"] if same_point else []
-        for key in (*shared, *others):  # what was set first, what follows from it after
-            if row[key] != theirs[key]:
-                return f"{key}={theirs[key]}, not {row[key]}"
+    if not old:
+        return None
+    rows = [_row(p) for p in old]  # all alike in what is shared: each was compared when it came
+    at_point = {_point(row): row for row in rows}
+    for p in planned:
+        row = _row(p)
+        by_rule = RULES[p.cell.recipe.rule].decides  # may differ from cell to cell
+        shared = [k for k in _SHARED if k not in by_rule]
+        theirs = at_point.get(_point(row), {})
+        compared = [(rows[0], shared), (theirs, [k for k in theirs if k != "cell_id"])]
+        for other, keys in compared:  # what was set first, what follows from it after
+            for key in keys:
+                if row[key] != other[key]:
+                    return f"{key}={other[key]}, not {row[key]}"
     return None
+
+
+def _point(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[k] for k in ("budget", "size_id", "seed", "probe"))

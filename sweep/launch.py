@@ -10,6 +10,7 @@ from rich.console import Console
 
 from results.store import terminal_cells
 from slurm.local import NoWorker, WorkerCommand, WorkerRefused, map_on_workers
+from sweep.cluster import ClusterSettings, LaunchSettings
 from sweep.data import LEAST_VAL_TOKENS, CellData, check_data, open_data, prepare_data
 from sweep.errors import UsageError
 from sweep.folder import LaunchLock, SweepFolder, freeze_plan
@@ -25,7 +26,8 @@ def launch(
     resolved: Resolved,
     hardware: HardwareSettings,
     run: RunSettings,
-    workers: int | None,
+    cluster: ClusterSettings,
+    how: LaunchSettings,
     console: Console,
 ) -> dict[str, str]:
     """Train what is not trained yet.
@@ -37,7 +39,7 @@ def launch(
         UsageError: another launch holds the sweep, or the plan can't be joined or trained.
     """
     folder = resolved.folder
-    slots = _slots(hardware, workers, resolved)
+    slots = _slots(hardware, cluster.workers, resolved)
     folder.make()
     lock = _hold(folder)
     try:

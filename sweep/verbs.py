@@ -69,21 +69,51 @@ def prepare(args: Arguments, console: Console) -> int:
 
 
 def launch(args: Arguments, console: Console) -> int:
-    """Train every planned cell without a terminal record."""
+    """Train, or have SLURM train, every planned cell without a terminal record."""
+    from sweep.cluster import cluster_settings, launch_settings
+
+    cluster, how = cluster_settings(args.app.cluster), launch_settings(args.app.launch)
+    _refuse_unused_launch_keys(args, cluster.kind)
+    if cluster.kind == "slurm":
+        return _launch_on_slurm(args, cluster, how, console)
     from sweep.launch import launch as launch_sweep
 
     app, resolved = args.app, resolve(args.app)
     bad = launch_sweep(
-        resolved,
-        hardware_settings(app.hardware),
-        run_settings(app.run),
-        app.cluster.workers,
-        console,
+        resolved, hardware_settings(app.hardware), run_settings(app.run), cluster, how, console
     )
     for cell_id, reason in bad.items():
         console.print(f"{cell_id}: {reason}")
     _next(console, "Next", args.again("collect", _SWEEP))
     return 1 if bad else 0
+
+
+def _launch_on_slurm(args: Arguments, cluster, how, console: Console) -> int:
+    from sweep.launch_slurm import SlurmLaunch, launch_on_slurm
+
+    app = args.app
+    asked = SlurmLaunch(
+        resolve(app), hardware_settings(app.hardware), run_settings(app.run), cluster, how,
+        app.hardware.price,
+    )  # fmt: skip
+    done = launch_on_slurm(asked, console)
+    for cell_id, reason in done.bad.items():
+        console.print(f"{cell_id}: {reason}")
+    if not how.dry_run:
+        next_verb = "status" if done.jobs else "collect"
+        _next(console, "Next", args.again(next_verb, _SWEEP))
+    return 1 if done.bad else 0
+
+
+def _refuse_unused_launch_keys(args: Arguments, kind: str) -> None:
+    """Refuse a choice that this kind of launch would not look at."""
+    if kind == "slurm":
+        return
+    for_slurm = args.groups_named("cluster") - {"cluster", "cluster.kind", "cluster.workers"}
+    for_slurm |= args.named & {"launch.canary"}
+    if for_slurm:
+        key = sorted(for_slurm)[0]
+        raise UsageError(f"{key} is read by cluster=slurm only: leave it out, or add cluster=slurm")
 
 
 def run(args: Arguments, console: Console) -> int:
@@ -198,7 +228,7 @@ VERBS: dict[str, Verb] = {
     ),
     "launch": Verb(
         launch,
-        (*_CELLS, *_HARDWARE, "cluster", "cluster.*", *_RUN),
+        (*_CELLS, *_HARDWARE, "cluster", "cluster.*", "launch.*", *_RUN),
         "train every planned cell that has no result yet",
         "isoflop launch grid=smoke",
     ),
@@ -229,7 +259,8 @@ VERBS: dict[str, Verb] = {
     ),
     "demo": Verb(
         demo,
-        (*_CELLS, *_HARDWARE, "cluster", "cluster.*", *_RUN, *_FIT, "report", "report.*"),
+        (*_CELLS, *_HARDWARE, "cluster", "cluster.workers", "launch.*", *_RUN, *_FIT, "report",
+         "report.*"),
         "all of it on this machine, in minutes",
         "isoflop demo",
     ),
