@@ -1,6 +1,5 @@
 """A sweep's folder: where each thing lies, the frozen plan, and who holds the launch."""
 
-import fcntl
 import os
 import re
 from collections.abc import Sequence
@@ -102,8 +101,10 @@ class SweepFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".write-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            try:
+                probe.write_bytes(bytes(65_536))  # a full disk takes names, and no bytes
+            finally:
+                probe.unlink(missing_ok=True)
         except OSError as e:
             raise UsageError(
                 f"root={self.root}: can't write {self.path} ({e.strerror}); "
@@ -175,46 +176,6 @@ def freeze_plan(folder: SweepFolder, planned: Sequence[PlannedCell]) -> list[Pla
         meta = {**(table.schema.metadata or {}), b"plan_schema": PLAN_SCHEMA.encode()}
         write_table(table.replace_schema_metadata(meta), folder.plan)
     return whole
-
-
-class LaunchLock:
-    """Held by the launcher and by its workers, so that it outlives a killed launcher's workers."""
-
-    def __init__(self, folder: SweepFolder) -> None:
-        self.path = folder.path / "launch.lock"
-        self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-
-    def try_hold(self) -> bool:
-        """Take the lock unless another launch holds it."""
-        try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        os.ftruncate(self.fd, 0)
-        os.pwrite(self.fd, f"{os.uname().nodename} {os.getpid()}\n".encode(), 0)
-        return True
-
-    def holder(self) -> str:
-        """Host and process of whoever holds it."""
-        return os.pread(self.fd, 200, 0).decode(errors="replace").strip() or "another process"
-
-    def holder_lives(self) -> bool:
-        """Whether the launcher itself is known to be there, not only what it left behind."""
-        host, _, pid = self.holder().partition(" ")
-        if host != os.uname().nodename or not pid.isdigit():
-            return False
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True  # somebody else's
-        stat = Path(f"/proc/{pid}/stat")
-        return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
-
-    def release(self) -> None:
-        """Let go; workers that inherited the lock keep it until they end."""
-        os.close(self.fd)
 
 
 def _row(planned: PlannedCell) -> dict[str, Any]:

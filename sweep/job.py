@@ -113,7 +113,8 @@ class _Task:
         from sweep.device import check_replica
 
         planned, frozen = self.planned, self.frozen
-        hardware = replace(frozen.hardware, micro_rows=rows_to_try(self.folder, planned, frozen))
+        rows = rows_to_try(self.folder, planned.cell.id, frozen.hardware.micro_rows)
+        hardware = replace(frozen.hardware, micro_rows=rows)
         device = open_device_here(self.folder, replace(frozen, hardware=hardware))
         check_replica(planned.cell.model, planned.cell.recipe.batch_rows, device)
         data = open_data(

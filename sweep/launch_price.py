@@ -1,6 +1,6 @@
 """What a launch will take, said before it is paid for: hours, money, disk, limits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
@@ -11,25 +11,35 @@ from sweep.resources import MEASURED_MARGIN, STARTUP_SECONDS, Sized
 from sweep.settings import RunSettings
 
 
-def gpu_hours(sized: Sequence[Sized], ranks: int) -> float:
-    """Predicted hours of GPUs, or of ranks where they have none; without margins."""
-    return sum(s.seconds for s in sized) * ranks / 3600
+def gpu_hours(seconds: Mapping[str, float], ranks: int) -> float:
+    """Predicted hours of GPUs, or of ranks where they have none, of cells; without margins."""
+    return sum(seconds.values()) * ranks / 3600
 
 
-def check_price(sized: Sequence[Sized], ranks: int, most: float | None) -> None:
+def check_price(seconds: Mapping[str, float], ranks: int, most: float | None) -> None:
     """Refuse what is predicted to take more than was allowed.
+
+    Args:
+        seconds: predicted, by cell.
+        ranks: of each cell.
+        most: launch.max_gpu_hours.
 
     Raises:
         UsageError: it is.
     """
-    hours = gpu_hours(sized, ranks)
+    hours = gpu_hours(seconds, ranks)
     if most is not None and hours > most:
-        dearest = max(sized, key=lambda s: s.seconds)
+        dearest = max(seconds, key=lambda i: seconds[i])
         raise UsageError(
-            f"launch.max_gpu_hours={most:g}, but {len(sized)} cells are predicted to take "
-            f"{hours:.4g} GPU-hours (the dearest, {dearest.planned.cell.id}, "
-            f"{dearest.seconds * ranks / 3600:.3g}): raise it, or take budgets out of grid.budgets"
+            f"launch.max_gpu_hours={most:g}, but {len(seconds)} cells are predicted to take "
+            f"{hours:.4g} (the dearest, {dearest}, {seconds[dearest] * ranks / 3600:.3g}): "
+            "raise it, or take budgets out of grid.budgets"
         )
+
+
+def seconds_of(sized: Sequence[Sized]) -> dict[str, float]:
+    """Predicted seconds by cell."""
+    return {s.planned.cell.id: s.seconds for s in sized}
 
 
 def disk_needed(sized: Sequence[Sized], run: RunSettings) -> float:
@@ -52,7 +62,7 @@ def say_sizes(
     console: Console,
 ) -> None:
     """Say hours, money and how limits were set."""
-    hours = gpu_hours(sized, ranks)
+    hours, what = gpu_hours(seconds_of(sized), ranks), _unit(sized)
     money = "" if price is None else f", {hours * price:,.0f} at hardware.price={price:g} an hour"
     measured = (
         "as the plan assumes"
@@ -61,9 +71,13 @@ def say_sizes(
     )
     shown = margin if factor is None else min(margin, MEASURED_MARGIN)
     console.print(
-        f"Predicted: {hours:.4g} GPU-hours{money} ({measured}). Time limits are {shown:g} x that "
+        f"Predicted: {hours:.4g} {what}{money} ({measured}). Time limits are {shown:g} x that "
         f"and {duration(STARTUP_SECONDS)}, rounded up."
     )
+
+
+def _unit(sized: Sequence[Sized]) -> str:
+    return "GPU-hours" if all(s.resources.gpus for s in sized) else "hours of a device"
 
 
 def say_disk(bytes_needed: float, free: float, console: Console) -> None:

@@ -7,6 +7,8 @@ submits no cell twice.
 
 import contextlib
 import shlex
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +31,7 @@ from sweep.folder import PlannedCell, SweepFolder, freeze_plan, join_plan
 from sweep.frozen import Frozen
 from sweep.in_queue import active_jobs, cells_in_queue, settle_submissions
 from sweep.launch_lease import launch_lease
-from sweep.launch_price import check_price, disk_needed, say_sizes
+from sweep.launch_price import check_price, disk_needed, say_disk, say_sizes, seconds_of
 from sweep.resolve import Resolved
 from sweep.resources import Resources, Sized, classes, measured_factor, size_cells
 from sweep.settings import HardwareSettings, RunSettings
@@ -111,7 +113,7 @@ def _submit_what_is_left(asked: SlurmLaunch, shards: Path, console: Console) -> 
     todo = _only(asked, todo)
     code = choose_code(folder, asked.launch.code, bool(todo))
     sized = _sized(asked, todo)
-    check_price(sized, asked.hardware.ranks, asked.launch.max_gpu_hours)
+    check_price(seconds_of(sized), asked.hardware.ranks, asked.launch.max_gpu_hours)
     _check_site(asked, sized)
     freeze_plan(folder, asked.resolved.planned)
     console.print(
@@ -123,6 +125,7 @@ def _submit_what_is_left(asked: SlurmLaunch, shards: Path, console: Console) -> 
     say_sizes(
         sized, asked.hardware.ranks, asked.price, asked.cluster.margin, _factor(asked), console
     )
+    _check_disk(asked, sized, console)
     path = keep_code(folder, code)
     frozen = _frozen(asked, shards)
     arrays = _arrays(asked, sized, path, frozen)
@@ -181,7 +184,7 @@ def _dry_run(asked: SlurmLaunch, console: Console) -> Submitted:
     done = terminal_cells(folder.records, [p.cell.id for p in whole])
     todo = _only(asked, [p for p in whole if p.cell.id not in done])
     sized = _sized(asked, todo)
-    check_price(sized, asked.hardware.ranks, asked.launch.max_gpu_hours)
+    check_price(seconds_of(sized), asked.hardware.ranks, asked.launch.max_gpu_hours)
     with contextlib.suppress(NoSlurm):
         _check_site(asked, sized)
     code = code_folder(folder) / choose_code(folder, asked.launch.code, bool(todo)).name
@@ -268,6 +271,17 @@ def _check_site(asked: SlurmLaunch, sized: Sequence[Sized]) -> None:
                 minutes=res.minutes,
             ),
             site,
+        )
+
+
+def _check_disk(asked: SlurmLaunch, sized: Sequence[Sized], console: Console) -> None:
+    """Refuse what the disk has no room for."""
+    needed, free = disk_needed(sized, asked.run), shutil.disk_usage(asked.folder.path).free
+    say_disk(needed, free, console)
+    if needed > free:
+        raise UsageError(
+            f"root={asked.folder.root}: {free / 1e9:.3g} GB free for {needed / 1e9:.3g} GB of "
+            "checkpoints: make room, keep fewer (run.keep_checkpoints=none), or root=FOLDER"
         )
 
 
@@ -368,14 +382,12 @@ def _setup(asked: SlurmLaunch, code: Path) -> list[str]:
     threads = asked.hardware.threads
     return [
         *asked.cluster.setup,
-        f"export PYTHONPATH={shlex.quote(str(code.resolve()))}",
+        f"export PYTHONPATH={shlex.quote(str(code.resolve()))}${{PYTHONPATH:+:$PYTHONPATH}}",
         f"export OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads}",
     ]
 
 
 def _python(cluster: ClusterSettings) -> list[str]:
-    import sys
-
     return [cluster.python or ("python3" if cluster.container else sys.executable)]
 
 

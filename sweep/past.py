@@ -7,8 +7,7 @@ import pandas as pd
 from results.record import Record
 from results.store import read_records
 from sweep.bad_devices import bad_nodes, note_failure
-from sweep.folder import PlannedCell, SweepFolder
-from sweep.frozen import Frozen
+from sweep.folder import SweepFolder
 from sweep.retry import Action, Failure, Past, classify, next_step, rows_after
 from sweep.submissions import of_kind, read_submissions
 
@@ -24,10 +23,9 @@ class After:
     jobs: list[str]  # that should keep off them
 
 
-def rows_to_try(folder: SweepFolder, planned: PlannedCell, frozen: Frozen) -> int | None:
+def rows_to_try(folder: SweepFolder, cell_id: str, asked: int | None) -> int | None:
     """Sequences of a forward pass that have not run out of memory at this cell; None: as fit."""
-    rows = _failed(folder, planned.cell.id)
-    return rows_after([_past(row) for row in rows], frozen.hardware.micro_rows)
+    return rows_after([_past(row) for row in _failed(folder, cell_id)], asked)
 
 
 def failures_here(folder: SweepFolder, record: Record, retries: int, job_id: str | None) -> After:
@@ -37,9 +35,9 @@ def failures_here(folder: SweepFolder, record: Record, retries: int, job_id: str
         folder: the sweep.
         record: of the failed attempt.
         retries: how often what may pass is tried again.
-        job_id: count failures of this job only; a launch by a person starts to count anew.
+        job_id: count failures of this SLURM job, or of none: a launch starts to count anew.
     """
-    rows = [r for r in _failed(folder, record.cell_id) if r["slurm_job_id"] == job_id]
+    rows = [r for r in _failed(folder, record.cell_id) if _job(r) == job_id]
     step, bad, jobs = next_step([_past(r) for r in rows], retries), [], []
     if classify(record.reason or "") is Failure.DEVICE:
         before = bad_nodes(folder)
@@ -59,6 +57,10 @@ def _failed(folder: SweepFolder, cell_id: str) -> list[dict]:
         return []
     rows = pd.concat(frames).sort_values("attempt")
     return rows[rows["status"] == "failed"].to_dict("records")
+
+
+def _job(row: dict) -> str | None:
+    return row["slurm_job_id"] if isinstance(row["slurm_job_id"], str) else None
 
 
 def _past(row: dict) -> Past:
