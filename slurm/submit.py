@@ -33,6 +33,7 @@ class Request:
     dependency: str | None = None
     chdir: Path | None = None
     setup: Sequence[str] = ()
+    lives_of_killed: int = 0  # a command that a signal killed is queued again so often
     srun_args: Sequence[str] = ()
     options: Mapping[str, Any] = field(default_factory=dict)  # of sbatch, by their long names
 
@@ -85,6 +86,7 @@ def _executor(kind: type, request: Request) -> Any:
         signal_delay_s=request.signal_seconds,
         dependency=request.dependency,
         setup=list(request.setup),
+        teardown=_again_if_killed(request.lives_of_killed) if request.lives_of_killed else None,
         srun_args=["--kill-on-bad-exit=1", *request.srun_args],
         wckey=None,
         additional_parameters={**fixed, **request.options},
@@ -93,6 +95,22 @@ def _executor(kind: type, request: Request) -> Any:
         executor.parameters["map_count"] = request.tasks
         executor.parameters["array_parallelism"] = request.parallelism or request.tasks
     return executor
+
+
+def _again_if_killed(lives: int) -> list[str]:
+    """Shell lines that queue a job again whose command was killed, unless SLURM is ending the job.
+
+    A job that scancel or its time limit ends is not RUNNING any more, and must not come back.
+    """
+    return [
+        "code=$?",
+        f'if [ "$code" -gt 128 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {lives} ] &&',
+        '  scontrol show job -o "$SLURM_JOB_ID" | grep -q " JobState=RUNNING "; then',
+        '  echo "killed by signal $((code - 128)): queued again"',
+        '  scontrol requeue "$SLURM_JOB_ID"',
+        "fi",
+        'exit "$code"',
+    ]
 
 
 def _words(text: str) -> str:
