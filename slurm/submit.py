@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+SAID_WHY = 3  # exit status of a command that failed and said why: to run it again helps nobody
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -33,7 +35,7 @@ class Request:
     dependency: str | None = None
     chdir: Path | None = None
     setup: Sequence[str] = ()
-    lives_of_killed: int = 0  # a command that a signal killed is queued again so often
+    again_if_lost: int = 0  # times that a job whose command was lost is queued again
     srun_args: Sequence[str] = ()
     options: Mapping[str, Any] = field(default_factory=dict)  # of sbatch, by their long names
 
@@ -86,7 +88,7 @@ def _executor(kind: type, request: Request) -> Any:
         signal_delay_s=request.signal_seconds,
         dependency=request.dependency,
         setup=list(request.setup),
-        teardown=_again_if_killed(request.lives_of_killed) if request.lives_of_killed else None,
+        teardown=_again_if_lost(request) if request.again_if_lost else None,
         srun_args=["--kill-on-bad-exit=1", *request.srun_args],
         wckey=None,
         additional_parameters={**fixed, **request.options},
@@ -97,16 +99,21 @@ def _executor(kind: type, request: Request) -> Any:
     return executor
 
 
-def _again_if_killed(lives: int) -> list[str]:
-    """Shell lines that queue a job again whose command was killed, unless SLURM is ending the job.
+def _again_if_lost(request: Request) -> list[str]:
+    """Shell lines that queue a job again whose command was lost, unless SLURM is ending the job.
 
-    A job that scancel or its time limit ends is not RUNNING any more, and must not come back.
+    Lost is any end but 0 and SAID_WHY: killed by a signal, or never started. A job that scancel or
+    its time limit ends is not RUNNING any more, and must not come back. Lives are counted in a
+    file: SLURM's own count has preemptions in it.
     """
     return [
         "code=$?",
-        f'if [ "$code" -gt 128 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {lives} ] &&',
+        f'count={shlex.quote(str(request.logs))}/"$SLURM_JOB_ID"_lost',
+        f'if [ "$code" -ne 0 ] && [ "$code" -ne {SAID_WHY} ] &&',
+        f'  [ "$(cat "$count" 2>/dev/null | wc -l)" -lt {request.again_if_lost} ] &&',
         '  scontrol show job -o "$SLURM_JOB_ID" | grep -q " JobState=RUNNING "; then',
-        '  echo "killed by signal $((code - 128)): queued again"',
+        '  echo "$code" >>"$count"',
+        '  echo "lost with exit status $code: queued again"',
         '  scontrol requeue "$SLURM_JOB_ID"',
         "fi",
         'exit "$code"',

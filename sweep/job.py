@@ -2,7 +2,7 @@
 
 It leaves at once when its cell is done or somebody else is at it. It goes on from the cell's last
 checkpoint, saves when SLURM tells it to, and tries again what may pass. Exit status: 0 the cell is
-done, or will be by another; 1 it failed, and status.json says why.
+done, or will be by another; 3 it failed, and status.json says why; any other: it was lost.
 """
 
 import os
@@ -15,6 +15,7 @@ from pathlib import Path
 from results.record import Record, RecordStatus
 from slurm.lease import Holder, LeaseLost, Watch
 from slurm.preempt import Answer, Notice, answer, exclude_nodes, ignore_signals, job_facts, requeue
+from slurm.submit import SAID_WHY
 from sweep.claim import Attempt, StatusFile, claim_for_launch, read_status
 from sweep.errors import UsageError
 from sweep.folder import PlannedCell, SweepFolder
@@ -36,7 +37,7 @@ def main() -> int:
         return _Task(folder, planned, frozen, notice).run()
     except UsageError as e:
         say(f"failed: {e}")
-        return 1
+        return SAID_WHY
 
 
 class _Task:
@@ -65,7 +66,7 @@ class _Task:
             if requeue(self.job_id):  # the lease is given back: the next life need not wait
                 say("saved; queued again")
                 return 0
-            say("saved; SLURM does not queue the job again, so it goes on while it can")
+            say("saved; SLURM ends the job, or did not take it back: it goes on while it can")
             if self.frozen.hardware.ranks > 1:  # the others have left
                 time.sleep(3600)
                 return 1
@@ -104,7 +105,7 @@ class _Task:
             traceback.print_exc()
             status.say("failed", 0, " ".join(reason.split())[:500])
             say(f"failed: {reason}")
-            return 1
+            return SAID_WHY
         return self._after(record)
 
     def _attempt(self, attempt: Attempt) -> Record:
@@ -159,7 +160,7 @@ class _Task:
         if step.bad_nodes:
             exclude_nodes(step.jobs, step.bad_nodes)
         if not step.again:
-            return 1
+            return SAID_WHY
         time.sleep(_PAUSE * 2 ** min(step.tries, 6))
         os.execv(sys.executable, [sys.executable, "-P", "-m", "sweep.job", *sys.argv[1:]])
 

@@ -373,9 +373,7 @@ def _request(asked: SlurmLaunch, one: Submission, code: Path, dependency: str | 
         dependency=dependency,
         chdir=code.resolve(),
         setup=_setup(asked, code),
-        lives_of_killed=min(asked.launch.retries, cluster.max_requeues)
-        if one.kind == "cells"
-        else 0,
+        again_if_lost=min(asked.launch.retries, cluster.max_requeues) if one.kind == "cells" else 0,
         srun_args=_srun_args(cluster, folder),
         options=options,
     )
