@@ -1,103 +1,257 @@
-"""What SLURM says of jobs: one squeue and one sacct call for any number of them."""
+"""What SLURM says of jobs: one call of squeue, one of sacct, read together.
 
+A hint, never the truth: accounting lags by seconds, COMPLETED may lack a result, TIMEOUT, FAILED and
+CANCELLED may have one, and NODE_FAIL, PREEMPTED and REQUEUED are not final.
+"""
+
+import os
+import re
+import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 
-ACTIVE = frozenset(
-    {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "REQUEUED",
-     "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING", "SIGNALING", "STAGE_OUT", "SPECIAL_EXIT"}
-)  # fmt: skip
+_CALL_SECONDS = 60.0
+_ID = re.compile(r"\d+(_(\d+|\[[\d,:%-]+\]))?")
+# Times as seconds since 1970; array expressions whole, which SLURM else cuts after 64 characters.
+_FORMAT = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
+# The name comes last: it alone may hold the separator.
+_SQUEUE = "%i|%T|%r|%N|%M|%l|%V|%S|%P|%j"
+_SACCT = ("JobID,State,Reason,NodeList,ElapsedRaw,TimelimitRaw,Submit,Start,End,ExitCode,"
+          "DerivedExitCode,Partition,JobName")  # fmt: skip
+_OUT_OF_MEMORY = 125  # signal by which a step says that its memory limit was hit
+_ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL",
+          "OUT_OF_MEMORY", "PREEMPTED", "REQUEUED", "REVOKED", "TIMEOUT")  # fmt: skip
+_CUT_SHORT = ("NODE_FAIL", "PREEMPTED", "REQUEUED")  # ends of a start after which there may be more
+
+
 Key = tuple[str, int | None]  # job id (of the array), index in the array
+
+
+class NoSlurm(Exception):
+    """SLURM can't be asked: its commands are not here, or its controller does not answer."""
 
 
 @dataclass(frozen=True)
 class JobState:
-    """What SLURM says of one job or one task of an array."""
+    """One job, or one element of an array. Unknown is None."""
 
-    state: str
-    reason: str | None = None
+    job_id: str
+    index: int | None  # of the array; None for a job that is none
+    name: str
+    state: str  # as SLURM spells it: PENDING, RUNNING, COMPLETED, ...
+    reason: str | None = None  # why it is pending
+    partition: str | None = None
     nodes: str | None = None
     exit_code: int | None = None
     signal: int | None = None
-    restarts: int | None = None
-    elapsed: float | None = None  # seconds
+    out_of_memory: bool = False  # the job or one of its steps hit its memory limit
+    restarts: int | None = None  # times SLURM started it again; None without accounting
+    elapsed: float | None = None  # seconds of this start
     limit: float | None = None  # seconds
-    name: str | None = None
+    submit: float | None = None  # seconds since 1970, as are those below
+    start: float | None = None
+    end: float | None = None
+    active: bool = False  # the controller lists it as not ended: it waits or runs
 
     @property
-    def active(self) -> bool:
-        """Whether it waits or runs."""
-        return self.state in ACTIVE
+    def key(self) -> Key:
+        """What names it."""
+        return self.job_id, self.index
 
 
-class NoSlurm(Exception):
-    """SLURM's commands are not here, or do not answer; the text says which and why."""
+class Queue(dict[Key, JobState]):
+    """Jobs by (job id, array index), and what could not be asked."""
+
+    notes: tuple[str, ...] = ()
 
 
-def read_queue(job_ids: Iterable[str], names: Sequence[str] = ()) -> dict[Key, JobState]:
-    """Ask squeue and sacct -D once each.
+def read_queue(job_ids: Collection[str], names: Collection[str] = ()) -> Queue:
+    """Ask squeue once and sacct once.
 
     Args:
-        job_ids: ids of jobs and arrays.
-        names: job names, for jobs whose ids are not known.
+        job_ids: jobs and arrays to know about.
+        names: names of jobs, for those whose id nobody wrote down.
 
     Returns:
-        The last known state by (job id, array index); index None for a job that is no array. A
-        state of squeue goes before one of sacct, which lags.
+        What is known. Jobs that the controller forgot and accounting never had are missing; where
+        accounting can't be asked, `notes` says so.
 
     Raises:
-        NoSlurm: squeue does not answer. (Without accounting sacct's part is simply missing.)
+        NoSlurm: no SLURM here, or the controller does not answer.
     """
-    ids = list(job_ids)
-    found = _sacct(ids, names)
-    found.update(_squeue(ids, names))
-    return found
+    listed = [j for j in parse_squeue(_squeue()) if _is_ours(j, job_ids, names)]
+    asked = sorted({*job_ids, *(j.job_id for j in listed)})
+    queue = Queue()
+    rows: list[JobState] = []
+    if asked:
+        try:
+            rows = [j for j in parse_sacct(_sacct(asked)) if _is_ours(j, asked, names)]
+        except NoSlurm as e:
+            queue.notes = (f"{e}: how ended jobs ended is not known",)
+    queue.update(merge(listed, rows))
+    return queue
 
 
-def _squeue(ids: Sequence[str], names: Sequence[str]) -> dict[Key, JobState]:
-    done = _run(["squeue", "-h", "-r", "-a", "-t", "all", "-o", "%F|%K|%i|%T|%r|%N|%j"])
-    if done.returncode:
-        raise NoSlurm(f"squeue does not answer: {done.stderr.strip()}")
-    rows = [line.split("|") for line in done.stdout.splitlines()]
-    wanted_ids, wanted_names = set(ids), set(names)
-    return {
-        (job, int(index) if index.isdigit() else None): JobState(
-            state, reason=reason, nodes=nodes or None, name=name
+def merge(listed: Collection[JobState], accounted: Collection[JobState]) -> dict[Key, JobState]:
+    """Join what the controller lists with accounting's rows, of which a requeued job has several.
+
+    The controller is right about what is in the queue; the last row is right about what ended.
+    """
+    rows: dict[Key, list[JobState]] = {}
+    for job in accounted:
+        rows.setdefault(job.key, []).append(job)
+    now = {job.key: job for job in listed}
+    found = {key: _of_starts(starts, now.get(key)) for key, starts in rows.items()}
+    return {**now, **found}
+
+
+def _of_starts(rows: Collection[JobState], now: JobState | None) -> JobState:
+    """Join the rows of one job, one a start, with what the controller says of it now."""
+    last = max(rows, key=lambda j: (j.submit or 0.0, j.start or 0.0))
+    memory = any(j.out_of_memory for j in rows)
+    cut = sum(j.state in _CUT_SHORT for j in rows)
+    if now is not None and now.active:
+        return replace(now, restarts=cut, out_of_memory=memory)
+    if now is not None and last.state not in _ENDED:  # it ended, and accounting does not know yet
+        return replace(now, restarts=cut, out_of_memory=memory)
+    return replace(last, restarts=cut - (last.state in _CUT_SHORT), out_of_memory=memory)
+
+
+def parse_squeue(text: str) -> Iterator[JobState]:
+    """Read lines of squeue in the format _SQUEUE, one job for each element of an array."""
+    for cells in _rows(text, 10):
+        job_id, state, reason, nodes, elapsed, limit, submit, start, partition, name = cells
+        base = JobState(
+            job_id="",
+            index=None,
+            name=name,
+            state=state,
+            reason=_known(reason),
+            partition=partition,
+            nodes=_known(nodes),
+            elapsed=_duration(elapsed),
+            limit=_duration(limit),
+            submit=_number(submit),
+            start=_number(start),
+            active=state not in _ENDED,
         )
-        for job, index, _, state, reason, nodes, name in rows
-        if job in wanted_ids or name in wanted_names
-    }
+        for job, index in _elements(job_id):
+            yield replace(base, job_id=job, index=index)
 
 
-def _sacct(ids: Sequence[str], names: Sequence[str]) -> dict[Key, JobState]:
-    found: dict[Key, JobState] = {}
-    for flag, values in (("-j", ids), ("--name", names)):
-        if not values:
-            continue
-        since = [] if flag == "-j" else ["-S", "now-7days"]
-        asked = ["sacct", "-D", "-X", "-n", "-P", "-o", "JobID,State,ExitCode,NodeList,JobName"]
-        done = _run([*asked, *since, flag, ",".join(values)])
-        for line in done.stdout.splitlines() if done.returncode == 0 else ():
-            job_id, state, code, nodes, name = line.split("|", 4)
-            job, _, index = job_id.partition("_")
-            if index and not index.isdigit():
-                continue  # pending tasks, which squeue knows one by one
-            exit_code, _, signal = code.partition(":")
-            found[job, int(index) if index else None] = JobState(
-                state.split()[0],
-                nodes=nodes,
-                exit_code=int(exit_code),
-                signal=int(signal or 0),
-                name=name,
-            )
-    return found
+def parse_sacct(text: str) -> Iterator[JobState]:
+    """Read rows of `sacct -P -n -X -D` in the format _SACCT."""
+    for cells in _rows(text, 13):
+        job_id, state, reason, nodes, elapsed, limit, submit, start, end, *rest = cells
+        code, derived, partition, name = rest
+        exit_code, number = _code(code)
+        minutes = _number(limit)
+        base = JobState(
+            job_id="",
+            index=None,
+            name=name,
+            state=state.split(" ")[0],  # CANCELLED by 1000
+            reason=_known(reason),
+            partition=partition,
+            nodes=_known(nodes),
+            exit_code=exit_code,
+            signal=number,
+            out_of_memory=state == "OUT_OF_MEMORY" or _code(derived)[1] == _OUT_OF_MEMORY,
+            elapsed=_number(elapsed),
+            limit=None if minutes is None else minutes * 60,
+            submit=_number(submit),
+            start=_number(start),
+            end=_number(end),
+        )
+        for job, index in _elements(job_id):
+            yield replace(base, job_id=job, index=index)
 
 
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _squeue() -> str:
+    return _call("squeue", "--noheader", "--all", "--states=all", f"--format={_SQUEUE}")
+
+
+def _sacct(job_ids: Collection[str]) -> str:
+    return _call("sacct", "--parsable2", "--noheader", "--allocations", "--duplicates",
+                 "--allusers", f"--jobs={','.join(job_ids)}", f"--format={_SACCT}")  # fmt: skip
+
+
+def _call(program: str, *words: str) -> str:
+    """Run one of SLURM's commands.
+
+    Raises:
+        NoSlurm: it is not here, fails, or does not answer in a minute.
+    """
+    if shutil.which(program) is None:
+        raise NoSlurm(f"there is no {program} on this machine: ask on a node of the cluster")
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except FileNotFoundError:
-        raise NoSlurm(f"no {command[0]} here") from None
+        done = subprocess.run(
+            [program, *words],
+            env={**os.environ, **_FORMAT},
+            capture_output=True,
+            text=True,
+            timeout=_CALL_SECONDS,
+        )
     except subprocess.TimeoutExpired:
-        raise NoSlurm(f"{command[0]} does not answer") from None
+        raise NoSlurm(f"{program} did not answer in {_CALL_SECONDS:.0f} s") from None
+    if done.returncode:
+        said = " ".join(done.stderr.split())[-200:] or f"exit status {done.returncode}"
+        raise NoSlurm(f"{program} failed ({said})")
+    return done.stdout
+
+
+def _rows(text: str, columns: int) -> Iterator[list[str]]:
+    """Split lines into cells.
+
+    What is no row is left out: a part of another user's name with a line break in it, a component
+    of a heterogeneous job (`7+1`), which none of ours is.
+    """
+    for line in text.splitlines():
+        cells = line.split("|", columns - 1)
+        if len(cells) == columns and _ID.fullmatch(cells[0]):
+            yield cells
+
+
+def _elements(job_id: str) -> Iterator[tuple[str, int | None]]:
+    """Expand `7`, `7_3` and `7_[0-10:2,12%4]` into (job id, index)."""
+    job, underscore, array = job_id.partition("_")
+    if not underscore:
+        yield job, None
+        return
+    for part in array.strip("[]").partition("%")[0].split(","):
+        span, _, step = part.partition(":")
+        low, _, high = span.partition("-")
+        for index in range(int(low), int(high or low) + 1, int(step or 1)):
+            yield job, index
+
+
+def _is_ours(job: JobState, job_ids: Collection[str], names: Collection[str]) -> bool:
+    return job.job_id in job_ids or job.name in names
+
+
+def _known(text: str) -> str | None:
+    return None if text in ("", "None", "None assigned", "N/A", "Unknown") else text
+
+
+def _number(text: str) -> float | None:
+    """Read seconds or minutes; None for Unknown, N/A, UNLIMITED, Partition_Limit, ..."""
+    return float(text) if text.isdigit() else None
+
+
+def _duration(text: str) -> float | None:
+    """Seconds of `[days-][[hours:]minutes:]seconds`."""
+    days, dash, clock = text.rpartition("-")
+    parts = clock.split(":")
+    if not all(p.isdigit() for p in [*parts, *([days] if dash else [])]):
+        return None
+    seconds = 0
+    for part in parts:
+        seconds = 60 * seconds + int(part)
+    return float(seconds + 86400 * int(days or 0))
+
+
+def _code(text: str) -> tuple[int | None, int | None]:
+    """Return exit status and signal of `3:0`; None for none."""
+    code, colon, number = text.partition(":")
+    return (int(code), int(number) or None) if colon else (None, None)
