@@ -47,6 +47,7 @@ class JobState:
     signal: int | None = None
     out_of_memory: bool = False  # the job or one of its steps hit its memory limit
     restarts: int | None = None  # times SLURM started it again; None without accounting
+    lost_nodes: tuple[str, ...] = ()  # nodes that failed under it
     elapsed: float | None = None  # seconds of this start
     limit: float | None = None  # seconds
     submit: float | None = None  # seconds since 1970, as are those below
@@ -109,13 +110,15 @@ def merge(listed: Collection[JobState], accounted: Collection[JobState]) -> dict
 def _of_starts(rows: Collection[JobState], now: JobState | None) -> JobState:
     """Join the rows of one job, one a start, with what the controller says of it now."""
     last = max(rows, key=lambda j: (j.submit or 0.0, j.start or 0.0))
-    memory = any(j.out_of_memory for j in rows)
     cut = sum(j.state in _CUT_SHORT for j in rows)
-    if now is not None and now.active:
-        return replace(now, restarts=cut, out_of_memory=memory)
-    if now is not None and last.state not in _ENDED:  # it ended, and accounting does not know yet
-        return replace(now, restarts=cut, out_of_memory=memory)
-    return replace(last, restarts=cut - (last.state in _CUT_SHORT), out_of_memory=memory)
+    of_all = {
+        "out_of_memory": any(j.out_of_memory for j in rows),
+        "lost_nodes": tuple(j.nodes for j in rows if j.state == "NODE_FAIL" and j.nodes),
+    }
+    # A job that ended a moment ago still runs by accounting, which lags.
+    if now is not None and (now.active or last.state not in _ENDED):
+        return replace(now, restarts=cut, **of_all)
+    return replace(last, restarts=cut - (last.state in _CUT_SHORT), **of_all)
 
 
 def parse_squeue(text: str) -> Iterator[JobState]:
