@@ -366,6 +366,14 @@ class PlanConf:
 
 
 @dataclass
+class StatusConf:
+    """How the status is printed."""
+
+    watch: bool = False
+    """Print it again every ten seconds, until nothing moves."""
+
+
+@dataclass
 class RunConf:
     """How one attempt goes."""
 
@@ -415,4 +423,5 @@ class AppConf:
     report: ReportConf = field(default_factory=ReportConf)
     plan: PlanConf = field(default_factory=PlanConf)
     launch: LaunchConf = field(default_factory=LaunchConf)
+    status: StatusConf = field(default_factory=StatusConf)
     run: RunConf = field(default_factory=RunConf)

@@ -124,7 +124,7 @@ def _known_keys() -> tuple[str, ...]:
     keys = []
     for f in fields(AppConf):
         keys.append(f.name)
-        if f.name in (*_GROUPS, "plan", "launch", "run"):
+        if f.name in (*_GROUPS, "plan", "launch", "status", "run"):
             keys += [f"{f.name}.{sub.name}" for sub in fields(f.default_factory)]
     return tuple(keys)
 

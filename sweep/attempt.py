@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from sweep.device import Device, describe, measure_matmul_peak
 from sweep.evaluate import Validation, evaluate_small, validate
 from sweep.folder import SweepFolder
 from sweep.grid import Cell
+from sweep.health import complaints
 from sweep.measure import Measurements
 from sweep.micro_batch import out_of_memory
 from sweep.nvml import energy_of
@@ -117,7 +118,8 @@ def run_attempt(
     write_record(
         record, folder.records, lease.stage("record.part"), partial(lease.put, only_once=True)
     )
-    run.status.say(record.status, run.measured.steps_done, record.reason)
+    notes = complaints(asdict(record)) if record.status == RecordStatus.FINISHED else []
+    run.status.say(record.status, run.measured.steps_done, record.reason, notes)
     if RecordStatus(record.status).terminal:
         checkpoint.drop(attempt.checkpoint, settings.keep_checkpoints)
         if run.resumed_from is not None:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,15 +157,23 @@ class StatusFile:
         self.attempt, self.step = attempt, 0
         self._writing, self._state = threading.Lock(), "running"
 
-    def say(self, state: str, step: int, reason: str | None = None) -> None:
+    def say(
+        self, state: str, step: int, reason: str | None = None, notes: Sequence[str] = ()
+    ) -> None:
         """Say where the attempt is.
+
+        Args:
+            state: running, stopped, or the status of its record.
+            step: steps taken.
+            reason: why it did not finish.
+            notes: what to look at before its loss is believed; `isoflop status` shows them.
 
         Raises:
             LeaseLost: it is somebody else's by now; the file is as it was.
         """
         with self._writing:
             self._state, self.step = str(state), step
-            self._write(reason)
+            self._write(reason, notes)
 
     def beat(self) -> None:
         """Say again that it runs, and at which step; nothing once it has ended."""
@@ -172,9 +181,9 @@ class StatusFile:
             if self._state == "running":
                 self._write(None)
 
-    def _write(self, reason: str | None) -> None:
+    def _write(self, reason: str | None, notes: Sequence[str] = ()) -> None:
         values = {"state": self._state, "step": self.step, "steps": self.attempt.cell.steps}
-        values |= {"at": now(), **where(), "reason": reason}
+        values |= {"at": now(), **where(), "reason": reason, "notes": list(notes)}
         checkpoint.write_json(values, self.attempt.path / "status.json", self.attempt.lease)
 
 

@@ -137,7 +137,7 @@ def _explain_timeout(job: JobState, reached: str, commands: Commands) -> Explana
         )
     return Explanation(
         f"job {name} reached {limit} before it had taken a step: the limit is too short",
-        f"{commands.launch} cluster.time_factor=...",
+        f"{commands.launch} cluster.margin=4",
     )
 
 

@@ -83,6 +83,20 @@ def commands_of(args: Arguments) -> Commands:
     return Commands(*(args.again(verb, _SWEEP) for verb in ("launch", "cancel", "logs")))
 
 
+def _reruns(folder: SweepFolder, status: Status) -> list[str]:
+    """Say by how much cells that finished more than once differ."""
+    spreads = []
+    for facts in status.facts.cells:
+        numbers = [a.number for a in facts.attempts if a.record == State.FINISHED]
+        if len(numbers) > 1:
+            paths = [folder.records / f"{facts.plan.cell_id}.{n}.parquet" for n in numbers]
+            losses = [pq.read_table(p, columns=["val_loss"])["val_loss"][0].as_py() for p in paths]
+            spreads.append(max(losses) - min(losses))
+    if not spreads:
+        return []
+    return [f"Reruns of {len(spreads)} cells differ by {max(spreads):.3g} nats at most."]
+
+
 def _print(status: Status, folder: SweepFolder, args: Arguments, console: Console) -> None:
     rate = seconds_per_flop(folder, status)
     console.print(_table(status.cells, rate))
@@ -90,7 +104,12 @@ def _print(status: Status, folder: SweepFolder, args: Arguments, console: Consol
         console.print(eta)
     for note in status.facts.notes:
         console.print(f"Note: {note}")
-    for line in (*_reasons(status.cells), *_lost_nodes(status, args)):
+    for line in (
+        *_reasons(status.cells),
+        *_lost_nodes(status, args),
+        *_health(status),
+        *_reruns(folder, status),
+    ):
         console.print(line)
     states = Counter(c.state for c in status.cells)
     if states[State.PLANNED] or states[State.FAILED]:
@@ -177,3 +196,17 @@ def _lost_nodes(status: Status, args: Arguments) -> list[str]:
         for node, n in lost.most_common()
         if n > 1
     ]
+
+
+def _health(status: Status) -> list[str]:
+    """Say which finished cells to look at before a law is drawn through them, and why."""
+    noted = [
+        (facts.plan.cell_id, attempt.status["notes"])
+        for facts in status.facts.cells
+        for attempt in facts.attempts
+        if attempt.record == State.FINISHED and attempt.status.get("notes")
+    ]
+    lines = [f"{cell_id}: {'; '.join(notes)}" for cell_id, notes in noted[:_KINDS]]
+    if len(noted) > _KINDS:
+        lines.append(f"and {len(noted) - _KINDS:,} more cells with such notes")
+    return lines

@@ -134,10 +134,10 @@ def run(args: Arguments, console: Console) -> int:
 
 
 def status(args: Arguments, console: Console) -> int:
-    """Count planned, finished and failed cells by budget."""
+    """Count cells by state and budget, and say what does not move and why."""
     from sweep.status import print_status
 
-    return print_status(sweep_folder(args.app), args, console)
+    return print_status(sweep_folder(args.app), args, console, args.app.status.watch)
 
 
 def collect(args: Arguments, console: Console) -> int:
@@ -238,7 +238,12 @@ VERBS: dict[str, Verb] = {
         "train one cell, here and now, and compare",
         "isoflop run grid=smoke cell=c1.4e10-n11k",
     ),
-    "status": Verb(status, _SWEEP, "what is done, running, failed", "isoflop status grid=smoke"),
+    "status": Verb(
+        status,
+        (*_SWEEP, "status.watch"),
+        "what is done, runs, waits, failed; why, and what to type",
+        "isoflop status grid=smoke",
+    ),
     "collect": Verb(
         collect,
         _SWEEP,

@@ -33,7 +33,19 @@ from sweep.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-GROUPS = ("grid", "model", "recipe", "data", "cluster", "hardware", "fit", "report", "plan", "run")
+GROUPS = (
+    "grid",
+    "model",
+    "recipe",
+    "data",
+    "cluster",
+    "hardware",
+    "fit",
+    "report",
+    "plan",
+    "status",
+    "run",
+)
 CHINCHILLA = LAWS["chinchilla"]
 HOFFMANN = [1.69, 406.4, 410.7, 0.34, 0.28]  # printed in Hoffmann et al. 2022, section D.3
 # The same before rounding, in the paper's TeX source.
