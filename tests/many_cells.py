@@ -1,14 +1,12 @@
 """A sweep of thousands of cells on disk, as if it had been trained, without training."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from helpers_cells import MODEL, data_settings, tiny_cell
 
-from results.record import Record, arrow_schema
+from results.record import Record
+from results.store import write_record
 from sweep.cells import cell_to_row
 from sweep.folder import PlannedCell, SweepFolder, freeze_plan
 
@@ -33,8 +31,7 @@ def make_sweep(root: Path, n: int, finished: int, name: str = "many") -> SweepFo
             seconds=2.0,
             status="finished",
         )
-        table = pa.Table.from_pylist([asdict(record)], schema=arrow_schema())
-        pq.write_table(table, folder.records / f"{cell.id}.0.parquet")
+        write_record(record, folder.records)
         path = folder.cell(cell.id) / "0"
         path.mkdir(parents=True)
         status = {"state": "finished", "step": cell.steps, "steps": cell.steps, "notes": [],

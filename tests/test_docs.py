@@ -43,6 +43,7 @@ GROUPS = (
     "fit",
     "report",
     "plan",
+    "launch",
     "status",
     "run",
 )
