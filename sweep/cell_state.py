@@ -4,6 +4,7 @@
 is; without a job, the last attempt's status and the way its job ended say why nothing happens.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -67,6 +68,7 @@ class CellFacts:
     submission: Submission | None = None  # the last one that holds the cell
     job: JobState | None = None  # of that submission, else of an earlier one that is active
     asked: bool = True  # whether SLURM could be asked
+    canary: str | None = None  # what the canary that the cell waited for found wrong
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,10 @@ def _without_record(
             None,
             stuck=False,
         )
+    if _failed_before_training(last, job):
+        return State.FAILED, explain_failure(facts.plan.cell_id, last["reason"], commands)
+    if facts.canary and job is not None and job.state == "CANCELLED" and job.start is None:
+        return State.PLANNED, Explanation(f"the canary failed: {facts.canary}", commands.launch)
     if job is not None:
         return State.FAILED, explain_end(job, last, commands)
     if submission is not None:
@@ -185,6 +191,13 @@ def _without_record(
             commands.launch,
         )
     return State.PLANNED, None
+
+
+def _failed_before_training(last: Mapping[str, Any], job: JobState | None) -> bool:
+    """Whether the last job said itself why it could not train; then there is no record."""
+    if last.get("state") != "failed" or not last.get("reason"):
+        return False
+    return job is None or job.start is None or job.end is None or _at(last) >= job.start - 1
 
 
 def _lost(
@@ -223,14 +236,22 @@ def _last(facts: CellFacts) -> Mapping[str, Any]:
 def _beats(status: Mapping[str, Any], now: float) -> bool:
     """Whether an attempt says that it runs, and said so lately."""
     age = _age(status, now)
-    return status.get("state") == "running" and age is not None and age <= SILENT_SECONDS
+    return (
+        status.get("state") in ("starting", "running") and age is not None and age <= SILENT_SECONDS
+    )
 
 
 def _age(status: Mapping[str, Any], now: float) -> float | None:
+    at = _at(status)
+    return None if math.isnan(at) else max(0.0, now - at)
+
+
+def _at(status: Mapping[str, Any]) -> float:
+    """Time of a status, seconds since 1970; NaN where there is none."""
     try:
-        return max(0.0, now - datetime.fromisoformat(status["at"]).timestamp())
+        return datetime.fromisoformat(status["at"]).timestamp()
     except (KeyError, TypeError, ValueError):  # none written, or by hand
-        return None
+        return math.nan
 
 
 def _ago(status: Mapping[str, Any], now: float) -> str:

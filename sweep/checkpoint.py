@@ -6,8 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from slurm.lease import Lease
 
 
@@ -23,6 +21,8 @@ def save(state: dict[str, Any], path: Path, lease: Lease | None = None) -> None:
     Raises:
         LeaseLost: the attempt is somebody else's by now; the checkpoints are as they were.
     """
+    import torch  # late: the launcher and status write and read JSON alone
+
     path.parent.mkdir(parents=True, exist_ok=True)
     part = lease.stage("state.part") if lease else path.with_suffix(f".{os.getpid()}.part")
     try:
@@ -65,6 +65,8 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
     """
+    import torch
+
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises a different type for every kind of damage

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from results.record import RecordStatus
 from slurm.lease import holder
 from slurm.queue import JobState, NoSlurm, Queue, read_queue
+from sweep.canary import canary_words
 from sweep.cell_state import AttemptFacts, CellFacts, PlanRow
 from sweep.errors import UsageError
 from sweep.folder import PLAN_SCHEMA, SweepFolder
@@ -48,13 +49,14 @@ def read_facts(folder: SweepFolder) -> SweepFacts:
     queue, notes = _ask(submissions)
     recorded = _recorded(folder)
     begun = set(_listed(folder.path / "cells"))
-    jobs = _Jobs(submissions, queue or {})
+    jobs, canaries = _Jobs(submissions, queue or {}), _canaries(folder, submissions)
     cells = []
     for row in plan:
         numbers = sorted(recorded.get(row.cell_id, ()))
         attempts = _attempts(folder, row.cell_id, numbers, row.cell_id in begun)
         submission, job = jobs.of(row.cell_id)
-        cells.append(CellFacts(row, attempts, submission, job, asked=queue is not None))
+        canary = canaries.get(submission.name) if submission is not None else None
+        cells.append(CellFacts(row, attempts, submission, job, queue is not None, canary))
     return SweepFacts(cells, submissions, queue or Queue(), notes)
 
 
@@ -87,6 +89,20 @@ def _ask(submissions: Sequence[Submission]) -> tuple[Queue | None, tuple[str, ..
     except NoSlurm as e:
         return None, (f"{e}: states are those of the files alone",)
     return queue, queue.notes
+
+
+def _canaries(folder: SweepFolder, submissions: Sequence[Submission]) -> dict[str, str | None]:
+    """Return what the canary found wrong, by name of each submission that waits for it."""
+    found: dict[str, str | None] = {}
+    words: str | None = None
+    for submission in reversed(submissions):  # a launch names its arrays before its canary
+        if submission.kind == "canary":
+            words = canary_words(folder, submission)
+        elif submission.kind == "finish":
+            words = None  # of the launch before
+        else:
+            found[submission.name] = words
+    return found
 
 
 class _Jobs:

@@ -89,7 +89,7 @@ TABLE = [
     ("started a moment ago", dict(job=replace(JOB, elapsed=20.0, start=NOW - 20)), "running", None, None),
     ("runs again, old status", dict(a=[AWAY], job=JOB), "running", None, None),
     ("runs and hangs", dict(a=[attempt(ago=1000)], job=replace(JOB, start=NOW - 2000, elapsed=2000.0)),
-     "running", "said nothing for 16 minutes, at step 40", "scontrol requeue 7_3"),
+     "running", "said nothing for 17 minutes, at step 40", "scontrol requeue 7_3"),
     ("runs and never said a word", dict(job=replace(JOB, start=NOW - 2000, elapsed=2000.0)), "running",
      "since its start", "scontrol requeue 7_3"),
     # Out of the queue, and its process lives on: NODE_FAIL after a slurmd was killed.
