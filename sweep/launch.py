@@ -26,6 +26,7 @@ from sweep.folder import PlannedCell, SweepFolder, freeze_plan, join_plan
 from sweep.launch_lease import launch_lease
 from sweep.launch_price import check_price
 from sweep.live import LaunchTable
+from sweep.local_launches import announced
 from sweep.plan import duration
 from sweep.predict import predict_cost
 from sweep.resolve import Resolved
@@ -93,7 +94,8 @@ def launch(
         f"Training {len(todo)} of {len(plan)} cells of sweep={folder.name}, "
         f"{len(slots)} at once. Ctrl-C stops; the same command goes on."
     )
-    failed = _train(plan, done, todo, commands, console)
+    with announced(folder):
+        failed = _train(plan, done, todo, commands, console)
     _end(folder, how)
     return {**bad, **failed}
 

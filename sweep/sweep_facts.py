@@ -35,6 +35,7 @@ class SweepFacts:
     cells: Sequence[CellFacts]
     submissions: Sequence[Submission]
     queue: Queue
+    asked: bool  # whether SLURM answered, where anything was handed to it
     notes: tuple[str, ...]
 
 
@@ -57,7 +58,7 @@ def read_facts(folder: SweepFolder) -> SweepFacts:
         submission, job = jobs.of(row.cell_id)
         canary = canaries.get(submission.name) if submission is not None else None
         cells.append(CellFacts(row, attempts, submission, job, queue is not None, canary))
-    return SweepFacts(cells, submissions, queue or Queue(), notes)
+    return SweepFacts(cells, submissions, queue or Queue(), queue is not None, notes)
 
 
 def read_plan_rows(folder: SweepFolder) -> list[PlanRow]:

@@ -140,6 +140,22 @@ def status(args: Arguments, console: Console) -> int:
     return print_status(sweep_folder(args.app), args, console, args.app.status.watch)
 
 
+def logs(args: Arguments, console: Console) -> int:
+    """Print what a cell's last job said."""
+    from sweep.logs import print_logs
+
+    if args.app.cell is None:
+        raise UsageError("logs needs cell=ID; list the ids with: isoflop plan")
+    return print_logs(sweep_folder(args.app), args.app.cell, args, console)
+
+
+def cancel(args: Arguments, console: Console) -> int:
+    """Stop a sweep, or one cell's job."""
+    from sweep.cancel import cancel as cancel_sweep
+
+    return cancel_sweep(sweep_folder(args.app), args.app.cell, args, console)
+
+
 def collect(args: Arguments, console: Console) -> int:
     """Gather record files into records.parquet and curves.parquet."""
     from analysis.recipe_transfer import transfer
@@ -243,6 +259,18 @@ VERBS: dict[str, Verb] = {
         (*_SWEEP, "status.watch"),
         "what is done, runs, waits, failed; why, and what to type",
         "isoflop status grid=smoke",
+    ),
+    "logs": Verb(
+        logs,
+        (*_SWEEP, "cell"),
+        "what a cell's last job said, and its last error in words",
+        "isoflop logs grid=smoke cell=c1.4e10-n11k",
+    ),
+    "cancel": Verb(
+        cancel,
+        (*_SWEEP, "cell"),
+        "stop a sweep's jobs and its launches here, or one cell's job",
+        "isoflop cancel grid=smoke",
     ),
     "collect": Verb(
         collect,
