@@ -51,10 +51,11 @@ def read_facts(folder: SweepFolder) -> SweepFacts:
     recorded = _recorded(folder)
     begun = set(_listed(folder.path / "cells"))
     jobs, canaries = _Jobs(submissions, queue or {}), _canaries(folder, submissions)
+    records, cells_at = str(folder.records), str(folder.path / "cells")
     cells = []
     for row in plan:
         numbers = sorted(recorded.get(row.cell_id, ()))
-        attempts = _attempts(folder, row.cell_id, numbers, row.cell_id in begun)
+        attempts = _attempts(records, f"{cells_at}/{row.cell_id}", numbers, row.cell_id in begun)
         submission, job = jobs.of(row.cell_id)
         canary = canaries.get(submission.name) if submission is not None else None
         cells.append(CellFacts(row, attempts, submission, job, queue is not None, canary))
@@ -133,28 +134,28 @@ class _Jobs:
         return job if job is not None and job.name == submission.job_name else None
 
 
-def _attempts(
-    folder: SweepFolder, cell_id: str, recorded: Sequence[int], begun: bool
-) -> list[AttemptFacts]:
-    base = folder.cell(cell_id)
-    ended = [_recorded_attempt(folder, base, cell_id, n) for n in recorded]
+# Paths of the many are text: ten thousand Path objects cost as much as the files themselves.
+
+
+def _attempts(records: str, base: str, recorded: Sequence[int], begun: bool) -> list[AttemptFacts]:
+    ended = [_recorded_attempt(records, base, n) for n in recorded]
     if not begun or any(a.record in _TERMINAL for a in ended):
         return ended
     others = {int(n) for n in _listed(base) if n.isdigit()} - set(recorded)
-    open_ones = [_open_attempt(base / str(n), n) for n in others]
+    open_ones = [_open_attempt(f"{base}/{n}", n) for n in others]
     return sorted([*ended, *open_ones], key=lambda a: a.number)
 
 
-def _open_attempt(path: Path, number: int) -> AttemptFacts:
-    held = holder(path)
+def _open_attempt(path: str, number: int) -> AttemptFacts:
+    held = holder(Path(path))
     return AttemptFacts(number, _status(path), held=held is not None and not held.is_dead())
 
 
-def _recorded_attempt(folder: SweepFolder, base: Path, cell_id: str, number: int) -> AttemptFacts:
-    status = _status(base / str(number))
+def _recorded_attempt(records: str, base: str, number: int) -> AttemptFacts:
+    status = _status(f"{base}/{number}")
     if status.get("state") in (*_TERMINAL, "failed"):
         return AttemptFacts(number, status, status["state"], status.get("reason"))
-    path = folder.records / f"{cell_id}.{number}.parquet"
+    path = f"{records}/{os.path.basename(base)}.{number}.parquet"
     try:
         row = pq.read_table(path, columns=["status", "reason"]).to_pylist()[0]
     except (pa.ArrowInvalid, OSError, IndexError) as e:
@@ -162,9 +163,9 @@ def _recorded_attempt(folder: SweepFolder, base: Path, cell_id: str, number: int
     return AttemptFacts(number, status, row["status"], row["reason"])
 
 
-def _status(path: Path) -> dict[str, Any]:
+def _status(path: str) -> dict[str, Any]:
     try:
-        with open(path / "status.json", "rb") as f:
+        with open(f"{path}/status.json", "rb") as f:
             return json.loads(f.read())
     except (OSError, ValueError):
         return {}
@@ -180,7 +181,7 @@ def _recorded(folder: SweepFolder) -> dict[str, list[int]]:
     return found
 
 
-def _listed(path: Path) -> list[str]:
+def _listed(path: str | Path) -> list[str]:
     try:
         return os.listdir(path)
     except (FileNotFoundError, NotADirectoryError):
