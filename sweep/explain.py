@@ -34,6 +34,13 @@ def job_name_of(job: JobState) -> str:
     return job.job_id if job.index is None else f"{job.job_id}_{job.index}"
 
 
+def killed_by(job: JobState) -> int | None:
+    """Signal that ended a job, or the command of its batch script, which then ends with 128 more."""
+    if job.signal is None and job.exit_code is not None and job.exit_code > 128:
+        return job.exit_code - 128
+    return job.signal
+
+
 def explain_wait(job: JobState, commands: Commands) -> Explanation | None:
     """Say why a job of the queue does not run; None where it only waits its turn."""
     reason, name = job.reason or "", job_name_of(job)
@@ -142,9 +149,9 @@ def _explain_timeout(job: JobState, reached: str, commands: Commands) -> Explana
 
 
 def _how(job: JobState) -> str:
-    if job.signal is not None:
-        meaning = ": a memory limit, or kill -9" if job.signal == 9 else ""
-        return f"was ended by signal {job.signal}{meaning}"
+    if killed_by(job) is not None:
+        meaning = ": by hand, or by its node's kernel" if killed_by(job) == 9 else ""
+        return f"was ended by signal {killed_by(job)}{meaning}"
     if job.exit_code is not None:
         return f"ended with exit status {job.exit_code}, and without a record"
     return "failed"

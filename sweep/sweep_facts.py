@@ -7,9 +7,11 @@ process was killed in between) the record itself is read.
 
 import json
 import os
+import re
+import signal
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,11 @@ from slurm.queue import JobState, NoSlurm, Queue, read_queue
 from sweep.canary import canary_words
 from sweep.cell_state import AttemptFacts, CellFacts, PlanRow
 from sweep.errors import UsageError
+from sweep.explain import killed_by
 from sweep.folder import PLAN_SCHEMA, SweepFolder
 from sweep.submissions import Submission, job_ids, read_submissions
 
+_MEMORY = re.compile(rb"exceeded .*memory limit|oom.kill|out of memory", re.IGNORECASE)
 _TERMINAL = tuple(str(s) for s in RecordStatus if s.terminal)
 
 
@@ -57,9 +61,22 @@ def read_facts(folder: SweepFolder) -> SweepFacts:
         numbers = sorted(recorded.get(row.cell_id, ()))
         attempts = _attempts(records, f"{cells_at}/{row.cell_id}", numbers, row.cell_id in begun)
         submission, job = jobs.of(row.cell_id)
+        if job is not None and not job.active and killed_by(job) == signal.SIGKILL:
+            job = replace(job, out_of_memory=job.out_of_memory or _says_memory(folder, job))
         canary = canaries.get(submission.name) if submission is not None else None
         cells.append(CellFacts(row, attempts, submission, job, queue is not None, canary))
     return SweepFacts(cells, submissions, queue or Queue(), queue is not None, notes)
+
+
+def _says_memory(folder: SweepFolder, job: JobState) -> bool:
+    """Whether a killed job's log says that its memory ran out: without cgroups nothing else does."""
+    stem = f"{job.job_id}_*" if job.index is None else f"{job.job_id}_{job.index}_*"
+    for path in (folder.path / "logs").glob(f"{stem}_log.err"):
+        with path.open("rb") as f:
+            f.seek(max(0, path.stat().st_size - 4000))
+            if _MEMORY.search(f.read()):
+                return True
+    return False
 
 
 def read_plan_rows(folder: SweepFolder) -> list[PlanRow]:

@@ -110,6 +110,8 @@ TABLE = [
      "failed", "memory limit", "isoflop launch grid=g cluster.memory_gb="),
     ("killed", dict(a=[AWAY], job=ended("FAILED", exit_code=0, signal=9)), "failed", "signal 9",
      "isoflop launch"),
+    ("killed, and its script said so", dict(a=[AWAY], job=ended("FAILED", exit_code=137)), "failed",
+     "signal 9", "isoflop launch"),
     ("sys.exit", dict(a=[AWAY], job=ended("FAILED", exit_code=3)), "failed", "exit status 3",
      "isoflop launch"),
     ("COMPLETED without a record", dict(a=[AWAY], job=ended("COMPLETED")), "failed",
