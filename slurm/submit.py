@@ -48,7 +48,14 @@ def batch_text(request: Request) -> str:
     """Return the batch file of a request."""
     from submitit import SlurmExecutor  # late: only a launch on a cluster needs it
 
-    executor = _executor(SlurmExecutor, request)
+    class Writer(SlurmExecutor):
+        """Writes batch files where there is no SLURM too."""
+
+        @classmethod
+        def affinity(cls) -> int:
+            return 1
+
+    executor = _executor(Writer, request)
     return executor._make_submission_file_text(shlex.join(request.command), "0")
 
 

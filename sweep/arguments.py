@@ -27,6 +27,7 @@ TEXT_KEYS = ("root", "sweep", "cell", "record", "points", "curves", "out", "fit.
              "cluster.account", "cluster.qos", "cluster.gpu_type", "cluster.constraint",
              "cluster.exclude", "cluster.comment", "cluster.mail_user", "cluster.mail_type",
              "cluster.python", "cluster.container", "launch.notify")  # fmt: skip
+_ADDITIONAL = "cluster.additional."
 _GROUPS = ("grid", "model", "recipe", "data", "cluster", "hardware", "fit", "report")
 
 
@@ -68,7 +69,7 @@ def parse(verb: str, words: list[str], reads: tuple[str, ...]) -> Arguments:
     for word in words:
         key, value = _split(word)
         _check_read(key, verb, reads)
-        if key in TEXT_KEYS or key.startswith("columns."):
+        if _is_text(key):
             texts[key] = value
         else:
             _check_choice(key, value)
@@ -87,11 +88,15 @@ def is_read(key: str, reads: tuple[str, ...]) -> bool:
 def quoted(word: str) -> str:
     """Return a word as Hydra's grammar must see it, for Hydra's own flags (--cfg job)."""
     key, sep, value = word.partition("=")
-    if not sep or not (key in TEXT_KEYS or key.startswith("columns.")) or value == "null":
+    if not sep or not _is_text(key) or value == "null":
         return word
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped).replace("${", r"\${")
-    return f"{key}='{escaped}'"
+    return f"{'++' if key.startswith(_ADDITIONAL) else ''}{key}='{escaped}'"
+
+
+def _is_text(key: str) -> bool:
+    return key in TEXT_KEYS or key.startswith(("columns.", _ADDITIONAL))
 
 
 def _split(word: str) -> tuple[str, str]:
@@ -115,7 +120,7 @@ def _check_read(key: str, verb: str, reads: tuple[str, ...]) -> None:
 
 
 def _is_known(key: str) -> bool:
-    return key in _known_keys() or key.startswith(("columns.", "fit.fix.", "cluster.additional."))
+    return key in _known_keys() or key.startswith(("columns.", "fit.fix.", _ADDITIONAL))
 
 
 @cache
@@ -180,6 +185,8 @@ def _set_text(app: AppConf, key: str, value: str) -> None:
     value = None if value == "null" else value
     if group == "columns":
         app.columns[name] = value
+    elif key.startswith(_ADDITIONAL):  # a flag of sbatch is true
+        app.cluster.additional[key.removeprefix(_ADDITIONAL)] = True if value == "true" else value
     elif name:
         setattr(getattr(app, group), name, value)
     else:

@@ -63,7 +63,7 @@ def say_sizes(
 ) -> None:
     """Say hours, money and how limits were set."""
     hours, what = gpu_hours(seconds_of(sized), ranks), _unit(sized)
-    money = "" if price is None else f", {hours * price:,.0f} at hardware.price={price:g} an hour"
+    money = "" if price is None else f", {hours * price:,.2f} at hardware.price={price:g} an hour"
     measured = (
         "as the plan assumes"
         if factor is None
