@@ -9,7 +9,7 @@ A part that can't be made says so in its status; only points that can't be used 
 
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from analysis.approach2 import approach2
 from analysis.averaging import FORMS, Average, average
 from analysis.envelope import approach1
 from analysis.fit_options import SIDE_DRAWS, FitOptions
-from analysis.fits_file import Conflict, Fits, Holdout, PointsSummary, Skipped
+from analysis.fits_file import Approach2, Conflict, Fits, Holdout, PointsSummary, Skipped
 from analysis.fitted import Fitted, Resampling, fit_points
 from analysis.flop_axis import flop_axis
 from analysis.forecast import Evidence, conflicts_of, disagree, forecast
@@ -35,10 +35,11 @@ from analysis.points import (
     points_from_frame,
     with_warnings,
 )
+from analysis.points_rows import rows_of
 from analysis.profiles import power_law
 from analysis.refits import refits
 
-__all__ = ["FitOptions", "fit"]
+__all__ = ["FitOptions", "fit", "gather_evidence"]
 
 Progress = Callable[[str, float], None]
 SAME_EXPONENT = 0.005  # what no decision turns on: 1.2% of N_opt a decade of C on
@@ -77,7 +78,49 @@ def fit(
 def _fit_one(
     points: Points, options: FitOptions, curves: pd.DataFrame | None, say: Progress
 ) -> Fits:
-    side = Resampling(options.resample, min(options.draws, SIDE_DRAWS), options.level, options.seed)
+    side = _side(options)
+    made = _gather(points, options, say)
+    headline, held_out = made.evidence.headline, made.holdout
+    targets = options.targets or (10 * float(points.budgets[-1]),)
+    forecasts = tuple(f for C in targets for f in forecast(made.evidence, C))
+    part1 = approach1(curves, options.level)
+    part3 = approach3(headline, points, options)
+    say("refits", 0.95)
+    return Fits(
+        level=options.level, points=_summary(points, rows_of(points)), provenance=_provenance(options, side),
+        approach1=part1, approach2=made.approach2, approach3=part3,
+        laws=_law_rows(made.others, made.evidence.average), refits=refits(points, options, side),
+        conflicts=(*_exponent_conflicts(part1, made.approach2, part3), *conflicts_of(forecasts)),
+        leverage=leave_out(points, headline, targets[0]), holdout=held_out, forecast=forecasts,
+    )  # fmt: skip
+
+
+def gather_evidence(points: Points, options: FitOptions) -> Evidence:
+    """Fit again what forecasts are made from: the evidence behind a fits.json of these points.
+
+    Raises:
+        PointsError: the points or an option can't be used.
+    """
+    return _gather(points, options, lambda stage, share: None).evidence
+
+
+@dataclass(frozen=True, eq=False)
+class _Gathered:
+    """The evidence, and parts of the answer that were made on the way to it."""
+
+    evidence: Evidence
+    approach2: Approach2
+    others: dict[str, Fitted]
+    holdout: tuple[Holdout | Skipped, ...]
+
+
+def _side(options: FitOptions) -> Resampling:
+    draws = min(options.draws, SIDE_DRAWS)
+    return Resampling(options.resample, draws, options.level, options.seed)
+
+
+def _gather(points: Points, options: FitOptions, say: Progress) -> _Gathered:
+    side = _side(options)
     full = replace(side, draws=options.draws)
     say("law", 0.0)
     headline = _headline(points, options, full)
@@ -98,18 +141,7 @@ def _fit_one(
         points, headline.axis, headline, averaged, plain, minima, N_law, curve,
         tuple(h for h in held_out if isinstance(h, Holdout)), options.recipe, options.level,
     )  # fmt: skip
-    targets = options.targets or (10 * float(points.budgets[-1]),)
-    forecasts = tuple(f for C in targets for f in forecast(evidence, C))
-    part1 = approach1(curves, options.level)
-    part3 = approach3(headline, points, options)
-    say("refits", 0.95)
-    return Fits(
-        level=options.level, points=_summary(points), provenance=_provenance(options, side),
-        approach1=part1, approach2=part2, approach3=part3,
-        laws=_law_rows(others, averaged), refits=refits(points, options, side),
-        conflicts=(*_exponent_conflicts(part1, part2, part3), *conflicts_of(forecasts)),
-        leverage=leave_out(points, headline, targets[0]), holdout=held_out, forecast=forecasts,
-    )  # fmt: skip
+    return _Gathered(evidence, part2, others, held_out)
 
 
 def _headline(points: Points, options: FitOptions, resampling: Resampling) -> Fitted:
@@ -178,12 +210,12 @@ def _exponent_conflicts(*parts: Any) -> tuple[Conflict, ...]:
     return tuple(found)
 
 
-def _summary(points: Points) -> PointsSummary:
+def _summary(points: Points, rows: dict[str, list] | None = None) -> PointsSummary:
     return PointsSummary(
         n=len(points), path=points.path, sha256=points.sha256, flop_rule=points.flop_rule,
         N_convention=points.N_convention, loss_unit=points.loss_unit,
         grouping=str(points.grouping), budgets=tuple(map(float, points.budgets)),
-        sizes=len(np.unique(points.size_id)), excluded=points.excluded, warnings=points.warnings,
+        sizes=len(np.unique(points.size_id)), excluded=points.excluded, warnings=points.warnings, rows=rows,
     )  # fmt: skip
 
 

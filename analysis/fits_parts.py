@@ -44,6 +44,7 @@ class PointsSummary:
     warnings: tuple[str, ...] = ()
     status: str = "ok"
     reason: str | None = None
+    rows: dict[str, list] | None = None  # the runs themselves, for forecasts at other targets
 
 
 @dataclass(frozen=True)

@@ -50,12 +50,16 @@ class Fitted:
 
     def loss(self, N: NDArray, D: NDArray, C: NDArray | None = None, **extra) -> NDArray:
         """Loss at the fit, shape of N."""
-        return self.fit.law.loss(self.fit.theta, N, D, C=C, **extra)
+        return self.fit.law.loss(self.fit.theta, N, D, C=C, **self._seen_once(D, extra))
 
     def loss_draws(self, N: NDArray, D: NDArray, C: NDArray | None = None, **extra) -> NDArray:
         """Loss of every draw, (draws, n); NaN rows where a draw did not converge."""
         with np.errstate(invalid="ignore"):
-            return self.fit.law.loss(self.draws[:, None, :], N, D, C=C, **extra)
+            return self.fit.law.loss(self.draws[:, None, :], N, D, C=C, **self._seen_once(D, extra))
+
+    def _seen_once(self, D: NDArray, extra: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """Give a law of repeated data distinct tokens where the caller names none."""
+        return {name: D for name in self.fit.law.needs} | dict(extra)
 
     def optimum(self, C: float) -> tuple[float, float]:
         """(N, D) at the fit."""

@@ -36,6 +36,11 @@ class FlopAxis:
         over = np.log(C) - np.log(6) - self.constant - (1 + self.N_slope) * log_N
         return np.exp(over / (1 + self.D_slope))
 
+    def flops(self, N: ArrayLike, D: ArrayLike) -> NDArray:
+        """C that N parameters cost on D tokens, FLOPs: `tokens` turned round."""
+        more = self.constant + self.N_slope * np.log(N) + self.D_slope * np.log(D)
+        return 6 * np.asarray(N) * np.asarray(D) * np.exp(more)
+
     def optimum(self, law: Law, theta: NDArray, C: float, **extra: ArrayLike) -> tuple:
         """(N, D) of least loss at C, for every row of theta; NaN where there is none.
 

@@ -22,6 +22,7 @@ from analysis.points import Points
 from analysis.profiles import Minimum, PowerLaw
 
 RANGES = {"p1": 1e-3, "p5": 5e-3}
+SMALLEST = 0.98  # of the smallest budget, whose runs may fall short of it
 CLAIM = 10.0  # times the largest ratio that was validated
 SAME = {"N": 0.02, "loss": 0.001}  # of the log: what no decision turns on is no conflict
 PASSED = 2.0  # sd between a held-out budget and its prediction
@@ -45,7 +46,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, eq=False)
-class _Quantity:
+class Quantity:
     """One of log loss, log N, log D: the estimate and draws with sampling and form in them."""
 
     estimate: float
@@ -53,15 +54,22 @@ class _Quantity:
     form: float
     draws: NDArray
 
-    def interval(self, level: float, more_variance: float = 0.0, stretch: float = 1.0) -> Pair:
-        draws = self.draws[np.isfinite(self.draws)]
-        if not np.isfinite(self.estimate) or len(draws) < 20:
-            return UNKNOWN
+    def spread(self, more_variance: float = 0.0, stretch: float = 1.0) -> NDArray:
+        """(draws,) with more variance in them, stretched about the estimate; NaN stays NaN."""
+        known = np.isfinite(self.draws)
+        count = int(known.sum())
         # Quantiles of a normal, one per draw, turn the draws into draws of the wider sum without
         # another random number.
-        order = (np.argsort(np.argsort(_scramble(len(draws)))) + 0.5) / len(draws)
-        draws = draws + np.sqrt(more_variance) * ndtri(order)
-        draws = self.estimate + stretch * (draws - self.estimate)
+        order = (np.argsort(np.argsort(_scramble(count))) + 0.5) / max(count, 1)
+        wide = np.full(len(self.draws), np.nan)
+        wide[known] = self.draws[known] + np.sqrt(more_variance) * ndtri(order)
+        return self.estimate + stretch * (wide - self.estimate)
+
+    def interval(self, level: float, more_variance: float = 0.0, stretch: float = 1.0) -> Pair:
+        draws = self.spread(more_variance, stretch)
+        draws = draws[np.isfinite(draws)]
+        if not np.isfinite(self.estimate) or len(draws) < 20:
+            return UNKNOWN
         low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
         return (float(np.exp(min(low, self.estimate))), float(np.exp(max(high, self.estimate))))
 
@@ -103,25 +111,49 @@ def disagree(values: Pair, intervals: tuple[Pair, Pair]) -> bool:
 
 
 def _by_law(e: Evidence, C: float) -> Forecast:
-    quantities = _quantities(e.headline, C)
-    if e.average is not None:
-        between = [_between(e.average, C, q.estimate, i) for i, q in enumerate(quantities)]
-        quantities = tuple(
-            _Quantity(q.estimate, q.sampling, form, q.draws)
-            for q, form in zip(quantities, between, strict=True)
-        )
-    return _entry(e, C, e.headline.fit.law.name, quantities, form_in_draws=False)
+    return _entry(e, C, e.headline.fit.law.name, _law_quantities(e, C))
 
 
 def _by_average(e: Evidence, C: float) -> Forecast:
-    average = e.average
-    by_form = [_quantities(f, C) for f in average.fits]
+    return _entry(e, C, "average", _average_quantities(e.average, C))
+
+
+def loss_at_optimum(e: Evidence, law: str, C: float) -> tuple[Quantity, float, float]:
+    """Log loss of the optimum at C, and what spreads its draws to the whole uncertainty.
+
+    Args:
+        e: of a fit. law: the headline's name, or average. C: FLOPs.
+
+    Returns:
+        The quantity, with the variance and the stretch for its `spread` and `interval`.
+    """
+    averaged = law == "average"
+    q = (_average_quantities(e.average, C) if averaged else _law_quantities(e, C))[0]
+    return q, _variance_beyond(q, law), discrepancy_factor(C / e.points.C.max())
+
+
+def _variance_beyond(q: Quantity, law: str) -> float:
+    """Variance between forms, unless the draws hold it already."""
+    return 0.0 if law == "average" or not np.isfinite(q.form) else q.form
+
+
+def _law_quantities(e: Evidence, C: float) -> tuple[Quantity, Quantity, Quantity]:
+    quantities = quantities_at(e.headline, C)
+    if e.average is None:
+        return quantities
+    return tuple(
+        Quantity(q.estimate, q.sampling, _between(e.average, C, q.estimate, i), q.draws)
+        for i, q in enumerate(quantities)
+    )
+
+
+def _average_quantities(average: Average, C: float) -> tuple[Quantity, Quantity, Quantity]:
+    by_form = [quantities_at(f, C) for f in average.fits]
     combined = [_combine(average, [q[i] for q in by_form]) for i in range(3)]
-    quantities = tuple(_Quantity(c.estimate, c.sampling, c.form, c.mixture) for c in combined)
-    return _entry(e, C, "average", quantities, form_in_draws=True)
+    return tuple(Quantity(c.estimate, c.sampling, c.form, c.mixture) for c in combined)
 
 
-def _combine(average: Average, quantities: list[_Quantity]) -> Combined:
+def _combine(average: Average, quantities: list[Quantity]) -> Combined:
     rows = len(average.draw_weight)
     draws = np.stack([q.draws[:rows] for q in quantities], axis=1)
     return average.combine(np.array([q.estimate for q in quantities]), draws)
@@ -146,30 +178,29 @@ def _at_optimum(f: Fitted, C: float) -> tuple[float, float, float]:
     return float(np.log(loss)), float(np.log(N)), float(np.log(D))
 
 
-def _quantities(f: Fitted, C: float) -> tuple[_Quantity, _Quantity, _Quantity]:
+def quantities_at(f: Fitted, C: float) -> tuple[Quantity, Quantity, Quantity]:
     """Log loss, log N and log D at the optimum, by one law."""
     estimates = _at_optimum(f, C)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         N, D = f.optimum_draws(C)
-        loss = f.fit.law.loss(f.draws, N, D, C=np.full_like(N, C))
+        extra = {name: D for name in f.fit.law.needs}  # at the optimum every token is distinct
+        loss = f.fit.law.loss(f.draws, N, D, C=np.full_like(N, C), **extra)
         most = np.log(C / 6)  # one parameter and one token are the ends of what can be trained
         logs = (np.log(loss), np.clip(np.log(N), 0, most), np.clip(np.log(D), 0, most))
     out = []
     for estimate, draws in zip(estimates, logs, strict=True):
         wide = widened(draws, estimate, f.clusters, f.level)
         known = wide[np.isfinite(wide)]
-        out.append(_Quantity(estimate, float(np.var(known)) if len(known) else NAN, NAN, wide))
+        out.append(Quantity(estimate, float(np.var(known)) if len(known) else NAN, NAN, wide))
     return tuple(out)
 
 
-def _entry(
-    e: Evidence, C: float, law: str, quantities: tuple[_Quantity, ...], form_in_draws: bool
-) -> Forecast:
+def _entry(e: Evidence, C: float, law: str, quantities: tuple[Quantity, ...]) -> Forecast:
     loss, N, D = quantities
-    extra = [0.0 if form_in_draws or not np.isfinite(q.form) else q.form for q in quantities]
+    extra = [_variance_beyond(q, law) for q in quantities]
     stretch = discrepancy_factor(C / e.points.C.max())
     known = np.nansum([loss.sampling, loss.form])
-    status, reason = _claim(e, C, law, loss)
+    status, reason = claim(e, C, law, loss)
     return Forecast(
         law=law, C=C, N=float(np.exp(N.estimate)), D=float(np.exp(D.estimate)),
         loss=float(np.exp(loss.estimate)),
@@ -184,8 +215,8 @@ def _entry(
     )  # fmt: skip
 
 
-def _claim(e: Evidence, C: float, law: str, loss: _Quantity) -> tuple[str, str | None]:
-    """Bound what is claimed by what was validated."""
+def claim(e: Evidence, C: float, law: str, loss: Quantity) -> tuple[str, str | None]:
+    """Bound what is claimed by what was validated: a status, and why it is not ok."""
     if not np.isfinite(loss.estimate):
         status = e.headline.fit.status
         reason = e.headline.fit.reason or "the law has no interior optimum at this C"
@@ -195,7 +226,10 @@ def _claim(e: Evidence, C: float, law: str, loss: _Quantity) -> tuple[str, str |
         return "unvalidated", "the top budget could not be predicted from the lower ones"
     if abs(z) > PASSED:
         return "unvalidated", f"the held-out top budget was missed by {abs(z):.1f} sd"
-    passed = _validated(e)
+    if C < SMALLEST * e.points.budgets[0]:
+        least = e.points.budgets[0]
+        return "unvalidated", f"below the smallest budget, {least:.3g}: hold-outs only look up"
+    passed = validated(e)
     if not C / e.points.C.max() <= CLAIM * passed:
         ratio = C / e.points.C.max()
         return "unvalidated", f"{ratio:.3g}x the top budget; these data passed {passed:.3g}x"
@@ -210,7 +244,7 @@ def _top_z(e: Evidence, law: str) -> float:
     return next((check.z for check in top.others if check.law == law), top.z)
 
 
-def _validated(e: Evidence) -> float:
+def validated(e: Evidence) -> float:
     """Largest ratio of a held-out budget to the dearest one fitted that was predicted within 2 sd.
 
     Only ratios that were passed each time they were tried count: one lucky hit is no evidence.
@@ -228,7 +262,7 @@ def _extrapolation(e: Evidence, C: float, N: float, D: float) -> dict[str, float
     inside = np.clip(ratio, seen.min(), seen.max()) if np.isfinite(ratio) else NAN
     return {
         "C": float(C / p.C.max()), "N": float(N / p.N.max()), "D": float(D / p.D.max()),
-        "tokens_per_param": float(ratio / inside), "validated_C": float(_validated(e)),
+        "tokens_per_param": float(ratio / inside), "validated_C": float(validated(e)),
     }  # fmt: skip
 
 
@@ -264,7 +298,7 @@ def plain_answer(e: Evidence, C: float) -> Plain:
     if e.plain is None or not e.plain.usable:
         reason = "too few points" if e.plain is None else e.plain.fit.reason
         return Plain(minima=minima, naive=naive, status="failed", reason=reason)
-    loss, N, D = _quantities(e.plain, C)
+    loss, N, D = quantities_at(e.plain, C)
     return Plain(
         loss=float(np.exp(loss.estimate)), N=float(np.exp(N.estimate)),
         D=float(np.exp(D.estimate)), loss_interval=loss.interval(e.level),

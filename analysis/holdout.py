@@ -5,7 +5,7 @@ their prediction errors move together: n_eff says how many. What was fitted to t
 also predicts the dearer ones: errors at larger ratios for nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -188,7 +188,11 @@ def _check_average(origin: _Origin, test: Points) -> Check | None:
 
 def noise_sd(fitted: Fitted, C: NDArray) -> NDArray:
     """Return the standard deviation of one cell's log loss at C, (n,); t4's scale is less."""
-    noise = fitted.fit.noise
+    return noise_at(fitted.fit.noise, C)
+
+
+def noise_at(noise: Mapping[str, float], C: NDArray) -> NDArray:
+    """Do the same from the `noise` of a fit, as fits.json has it; NaN where it has none."""
     if "scale" not in noise:
         return np.full(len(C), noise.get("rms", NAN))
     dof = noise["dof"]

@@ -125,6 +125,8 @@ class Law:
     def optimum(self, theta: ArrayLike, C: ArrayLike) -> tuple[Array, Array]:
         """(N, D) that minimise the loss at C = 6 N D; NaN where there is no interior minimum.
 
+        A law that is searched and needs further columns has them at 1.
+
         Args:
             theta: (..., p) public parameters; the leading axes broadcast against C.
             C: FLOPs.
@@ -138,7 +140,8 @@ class Law:
             if not self.has_optimum:
                 N, D = no_optimum(parameters, C)
             elif self.optimum_rule is None:
-                N, D = searched(lambda N, D: self.loss(theta, N, D), theta.shape[:-1], C)
+                ones = dict.fromkeys(self.needs, 1.0)  # one expert, all active: the dense model
+                N, D = searched(lambda N, D: self.loss(theta, N, D, **ones), theta.shape[:-1], C)
             else:
                 N, D = self.optimum_rule(parameters, C)
         sound = np.isfinite(N) & np.isfinite(D) & (N > 0) & (D > 0)

@@ -11,7 +11,7 @@ FEWEST_TOKENS_PER_PARAM = 0.1
 MOST_TOKENS_PER_PARAM = 1e6
 COMPUTE_FACTOR = 100.0
 ODD_FACTOR = 3.0  # C over 6ND that asks for a look
-LEAST_COUNT = 1e5  # no sweep has fewer parameters and fewer tokens in every row
+LEAST_COUNT = 1e4  # no sweep has fewer parameters and fewer tokens in every row
 ONE_VALUE = 0.1  # spread in log that is none
 GAP = 1e3  # between neighbouring values of N or of D: no ladder has such a step
 

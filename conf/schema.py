@@ -374,6 +374,18 @@ class StatusConf:
 
 
 @dataclass
+class ForecastConf:
+    """What is forecast, and how it is printed."""
+
+    targets: list[float] | None = None
+    """Budgets, FLOPs; null: those that the fit has."""
+    at: list[Any] = field(default_factory=list)
+    """Runs whose loss is forecast, each [N, D]: parameters and tokens."""
+    format: str = "text"
+    """text or json."""
+
+
+@dataclass
 class RunConf:
     """How one attempt goes."""
 
@@ -392,6 +404,88 @@ class RunConf:
 
 
 @dataclass
+class BudgetConf:
+    """Planning arithmetic, with no sweep: one question at a time, and what it takes."""
+
+    ask: str = "train"
+    """train, optimal, inference, overtrain, serve, data, energy, budgets, models, laws or hardware."""
+    format: str = "text"
+    """text or json."""
+    law: str | None = None
+    """epoch, minimum, hoffmann, hoffmann_unrounded, muennighoff or kaplan; null: epoch, or fits=."""
+    N: float | None = None
+    """Parameters."""
+    D: float | None = None
+    """Training tokens."""
+    C: float | None = None
+    """Training compute, FLOPs, C = 6ND."""
+    gpu_hours: float | None = None
+    """optimal: what is to be spent, in hours of one GPU."""
+    money: float | None = None
+    """optimal: what is to be spent, in the unit of price, dollars."""
+    tokens_per_param: float | None = None
+    """optimal: D/N to keep, in place of the law's."""
+    budgets: list[float] | None = None
+    """budgets: training compute of each row, FLOPs."""
+    hardware: str | None = None
+    """A board by its short name; list them with budget.ask=hardware."""
+    peak: float | None = None
+    """Peak of a board that is not listed, FLOP/s, dense, in place of hardware."""
+    gpus: int | None = None
+    """Devices that work at once."""
+    mfu: float | None = None
+    """Model FLOPs utilisation, assumed, in (0, 1]."""
+    records: str | None = None
+    """A records.parquet whose median mfu is taken, in place of mfu."""
+    price: float | None = None
+    """Dollars for a GPU-hour; null: no money is shown."""
+    loss: float | None = None
+    """inference, overtrain: the loss to reach, nats per token, in place of N and D."""
+    serve_tokens: float | None = None
+    """Tokens served over the model's life, read and written."""
+    queries: float | None = None
+    """Queries served over the model's life, in place of serve_tokens."""
+    tokens_per_query: float | None = None
+    """Tokens of a query, read and written."""
+    serve_hardware: str | None = None
+    """Board that serves; null: the one that trains."""
+    serve_peak: float | None = None
+    """Peak of the board that serves, FLOP/s, in place of serve_hardware."""
+    serve_mfu: float | None = None
+    """Model FLOPs utilisation of serving, assumed, in (0, 1]."""
+    serve_price: float | None = None
+    """Dollars for a GPU-hour of serving."""
+    sizes: list[float] | None = None
+    """overtrain: sizes to train longer, parameters; null: .9 to .2 of the reference."""
+    dtype: str = "bfloat16"
+    """serve: of weights and cache: float32, bfloat16, float16, float8, int8 or int4."""
+    memory: float | None = None
+    """serve: memory of one device, bytes; null: the board's."""
+    bandwidth: float | None = None
+    """serve: memory bandwidth of one device, bytes/s; null: the board's."""
+    context: int | None = None
+    """serve: tokens of each sequence in the cache."""
+    batch: int = 1
+    """serve: sequences that are decoded at once."""
+    n_layer: int | None = None
+    """serve: layers, for the cache."""
+    n_kv_head: int | None = None
+    """serve: heads of keys and values, for the cache."""
+    head_dim: int | None = None
+    """serve: width of a head, for the cache."""
+    unique_tokens: float | None = None
+    """data: distinct tokens that there are."""
+    R_D: float | None = None
+    """data: constant R* of repeated data; null: 14 and 200, the ends of what the runs allow."""
+    watts: float | None = None
+    """energy: power of one device, watts; null: the datasheet's limit."""
+    pue: float = 1.0
+    """energy: energy of the data centre over that of the devices."""
+    carbon: float | None = None
+    """energy: emissions, kg CO2-equivalent per kWh; null: none are shown."""
+
+
+@dataclass
 class AppConf:
     """Everything, as one config."""
 
@@ -404,11 +498,17 @@ class AppConf:
     record: str | None = None
     """run: a records.parquet to rebuild the cell from."""
     points: str | None = None
-    """fit, report: a table of anybody's runs (CSV, parquet, JSON lines)."""
+    """fit, report, forecast: a table of anybody's runs (CSV, parquet, JSON lines)."""
     curves: str | None = None
     """fit: a table of training curves."""
     out: str | None = None
-    """fit, report: folder to write to, with points=."""
+    """fit, report, forecast: folder to write to, with points=."""
+    fits: list[str] = field(default_factory=list)
+    """budget: a fits.json whose law is taken; forecast: one that is asked, or two compared."""
+    preregister: str | None = None
+    """forecast: registry that predictions are added to; with score=, the one that is scored."""
+    score: str | None = None
+    """forecast: what came: a records.parquet, a sweep's folder, or a table of runs."""
     columns: dict[str, Any] = field(default_factory=dict)
     """points: names of the table's columns, e.g. columns.N=params."""
     grid: GridConf = field(default_factory=GridConf)
@@ -424,4 +524,6 @@ class AppConf:
     plan: PlanConf = field(default_factory=PlanConf)
     launch: LaunchConf = field(default_factory=LaunchConf)
     status: StatusConf = field(default_factory=StatusConf)
+    forecast: ForecastConf = field(default_factory=ForecastConf)
     run: RunConf = field(default_factory=RunConf)
+    budget: BudgetConf = field(default_factory=BudgetConf)

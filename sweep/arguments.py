@@ -4,6 +4,7 @@ Hydra composes the config. Two things are kept from it: values that are texts (p
 which its grammar would mangle (`~/r.csv`, `x=1/r.csv`, `3e912345`), and its tracebacks.
 """
 
+import os
 import re
 import shlex
 from dataclasses import dataclass, fields
@@ -23,10 +24,13 @@ from sweep.errors import UsageError, nearest
 TEXT_KEYS = ("root", "sweep", "cell", "record", "points", "curves", "out", "fit.where", "fit.by",
              "fit.loss", "data.path", "data.name", "data.revision", "data.dataset", "data.subset",
              "data.split", "data.validation_split", "data.text_column", "data.tokenizer",
-             "data.tokenizer_revision", "data.cache", "report.title", "cluster.partition",
-             "cluster.account", "cluster.qos", "cluster.gpu_type", "cluster.constraint",
-             "cluster.exclude", "cluster.comment", "cluster.mail_user", "cluster.mail_type",
-             "cluster.python", "cluster.container", "launch.notify")  # fmt: skip
+             "data.tokenizer_revision", "data.cache", "report.title", "budget.ask", "budget.format",
+             "budget.law", "budget.hardware", "budget.serve_hardware", "budget.dtype",
+             "budget.records", "preregister", "score", "cluster.partition", "cluster.account",
+             "cluster.qos", "cluster.gpu_type", "cluster.constraint", "cluster.exclude",
+             "cluster.comment", "cluster.mail_user", "cluster.mail_type", "cluster.python",
+             "cluster.container", "launch.notify")  # fmt: skip
+TEXT_LISTS = ("fits",)  # [a,b]
 _ADDITIONAL = "cluster.additional."
 _GROUPS = ("grid", "model", "recipe", "data", "cluster", "hardware", "fit", "report")
 
@@ -85,18 +89,46 @@ def is_read(key: str, reads: tuple[str, ...]) -> bool:
     return key in reads or ("." in key and f"{key.split('.')[0]}.*" in reads)
 
 
+def _is_text(key: str) -> bool:
+    return key in (*TEXT_KEYS, *TEXT_LISTS) or key.startswith(("columns.", _ADDITIONAL))
+
+
 def quoted(word: str) -> str:
     """Return a word as Hydra's grammar must see it, for Hydra's own flags (--cfg job)."""
     key, sep, value = word.partition("=")
     if not sep or not _is_text(key) or value == "null":
         return word
+    if key in TEXT_LISTS:
+        return f"{key}=[{','.join(map(_escaped, _elements(value)))}]"
+    return f"{'++' if key.startswith(_ADDITIONAL) else ''}{key}={_escaped(value)}"
+
+
+def _escaped(value: str) -> str:
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped).replace("${", r"\${")
-    return f"{'++' if key.startswith(_ADDITIONAL) else ''}{key}='{escaped}'"
+    return f"'{escaped}'"
 
 
-def _is_text(key: str) -> bool:
-    return key in TEXT_KEYS or key.startswith(("columns.", _ADDITIONAL))
+def _elements(value: str) -> list[str]:
+    """Texts of [a,b], each as typed or in quotes; a text without brackets is one.
+
+    A comma stands between two texts, unless what it would cut is the name of a file.
+    """
+    if not (value.startswith("[") and value.endswith("]")) or os.path.exists(value):
+        return [value]
+    parts = re.findall(r"""\s*("[^"]*"|'[^']*'|[^,]*)\s*(?:,|$)""", value[1:-1])
+    pieces, texts = [p for p in parts if p], []
+    while pieces:
+        ends = range(len(pieces), 1, -1)
+        whole = next((e for e in ends if os.path.exists(",".join(pieces[:e]))), 1)
+        texts.append(",".join(pieces[:whole]))
+        pieces = pieces[whole:]
+    return [_unquoted(t.strip()) for t in texts]
+
+
+def _unquoted(text: str) -> str:
+    in_quotes = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1] if in_quotes else text
 
 
 def _split(word: str) -> tuple[str, str]:
@@ -129,7 +161,7 @@ def _known_keys() -> tuple[str, ...]:
     keys = []
     for f in fields(AppConf):
         keys.append(f.name)
-        if f.name in (*_GROUPS, "plan", "launch", "status", "run"):
+        if f.name in (*_GROUPS, "plan", "launch", "status", "forecast", "run", "budget"):
             keys += [f"{f.name}.{sub.name}" for sub in fields(f.default_factory)]
     return tuple(keys)
 
@@ -183,7 +215,9 @@ def _set_text(app: AppConf, key: str, value: str) -> None:
     if not value:
         raise UsageError(f"{key}= has no value")
     value = None if value == "null" else value
-    if group == "columns":
+    if key in TEXT_LISTS:
+        setattr(app, key, [] if value is None else _elements(value))
+    elif group == "columns":
         app.columns[name] = value
     elif key.startswith(_ADDITIONAL):  # a flag of sbatch is true
         app.cluster.additional[key.removeprefix(_ADDITIONAL)] = True if value == "true" else value

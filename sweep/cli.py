@@ -9,6 +9,7 @@ import importlib.util
 import os
 import sys
 import tempfile
+import textwrap
 import traceback
 from pathlib import Path
 
@@ -113,10 +114,12 @@ def _overview(verbs: dict) -> str:
 
 
 def _help(verb: str, entry) -> str:
+    reads = f"Reads: {', '.join(entry.reads)}   (grid= chooses a group, grid.* are its keys)"
+    more = f"{entry.more()}\n" if entry.more else ""
     return (
         f"isoflop {verb} [key=value ...]   {entry.help}\n\n"
-        f"Reads: {', '.join(entry.reads)}   (grid= chooses a group, grid.* are its keys)\n"
-        f"Example: {entry.example}\n"
+        f"{textwrap.fill(reads, 96, subsequent_indent='  ')}\n"
+        f"Example: {entry.example}\n{more}"
         f"Every key and its value: isoflop {verb} --cfg job; what they mean: docs/config.md"
     )
 

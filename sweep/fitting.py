@@ -79,6 +79,18 @@ def sweep_points(folder: SweepFolder, N_convention: str, loss: str | None = None
     return _points(_judged_on(folder, loss), N_convention)
 
 
+def record_points(path: Path, N_convention: str) -> Points:
+    """Points of one file of records, N under a convention, without probes of the recipe.
+
+    Raises:
+        PointsError: no records in it, no finished cell, or cells that can't be compared.
+    """
+    try:
+        return _points(read_records(path), N_convention)
+    except StoreError as e:
+        raise PointsError(str(e)) from None
+
+
 def fitted_curves(folder: SweepFolder, records: pd.DataFrame) -> pd.DataFrame | None:
     """Read collected training curves, without those of probes; None where none were collected."""
     if not folder.curves.exists():

@@ -37,7 +37,7 @@ def _answers(fits: Fits) -> Iterator[str]:
         yield _exponent(f"approach {i}", fits[f"approach{i}"], level)
     yield from _hold_out(fits["holdout"][-1], level)
     yield from (f"conflict: {c['text']}" for c in fits["conflicts"] if c.get("text"))
-    yield from (line for f in fits["forecast"] for line in _forecast(f, level))
+    yield from (line for f in fits["forecast"] for line in forecast_lines(f, level))
 
 
 def _exponent(name: str, part: Mapping[str, Any], level: str) -> str:
@@ -71,7 +71,8 @@ def _hold_out(top: Mapping[str, Any], level: str) -> Iterator[str]:
         )
 
 
-def _forecast(f: Mapping[str, Any], level: str) -> Iterator[str]:
+def forecast_lines(f: Mapping[str, Any], level: str) -> Iterator[str]:
+    """Say an entry of forecast[]; `level` is as it is printed, such as 90%."""
     if "C" not in f:
         yield f"forecast: {f['status']}, {f['reason']}"
         return
@@ -81,7 +82,8 @@ def _forecast(f: Mapping[str, Any], level: str) -> Iterator[str]:
         yield f"{at}: {f['status']}, {f.get('reason') or 'no interval, so no number'}"
         return
     (low, high), (few, many) = f["loss_interval"], f["N_interval"]
-    size = f"N={f['N']:.3g} ({level}: {few:.2g} .. {many:.2g}), D={f['D']:.3g}"
+    tokens = "" if not f.get("D_interval") else " ({:.2g} .. {:.2g})".format(*f["D_interval"])
+    size = f"N={f['N']:.3g} ({level}: {few:.2g} .. {many:.2g}), D={f['D']:.3g}{tokens}"
     if many > IDENTIFIED * few:
         size = f"N not identified ({level}: a factor of {many / few:.0e})"
     yield (

@@ -1,16 +1,20 @@
-"""What each verb does. Imports are late where a verb alone needs them: a plan needs no torch."""
+"""What each verb does. Imports are late: help needs no Hydra, a budget no pandas, a plan no torch."""
+
+from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from sweep.arguments import Arguments
-from sweep.documents import expand
+from sweep.budget_help import budget_help
 from sweep.errors import UsageError
-from sweep.resolve import hardware_settings, resolve, run_settings, sweep_folder
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sweep.arguments import Arguments
 
 _CELLS = ("root", "sweep", "grid", "grid.*", "model", "model.*", "recipe", "recipe.*", "data",
           "data.*", "eval")  # fmt: skip
@@ -29,11 +33,13 @@ class Verb:
     reads: tuple[str, ...]
     help: str
     example: str
+    more: Callable[[], str] | None = None  # further lines of help
 
 
 def plan(args: Arguments, console: Console) -> int:
     """Print the grid; write nothing."""
     from sweep.plan import print_json, print_table
+    from sweep.resolve import hardware_settings, resolve
 
     hardware_settings(args.app.hardware)
     if args.app.plan.format not in ("table", "json"):
@@ -51,6 +57,7 @@ def plan(args: Arguments, console: Console) -> int:
 def prepare(args: Arguments, console: Console) -> int:
     """Fetch and tokenise the data of a config."""
     from sweep.data import check_data, open_data, prepare_data
+    from sweep.resolve import resolve
 
     resolved = resolve(args.app)
     _make_root(resolved.folder.root)
@@ -77,6 +84,7 @@ def launch(args: Arguments, console: Console) -> int:
     if cluster.kind == "slurm":
         return _launch_on_slurm(args, cluster, how, console)
     from sweep.launch import launch as launch_sweep
+    from sweep.resolve import hardware_settings, resolve, run_settings
 
     app, resolved = args.app, resolve(args.app)
     bad = launch_sweep(
@@ -90,6 +98,7 @@ def launch(args: Arguments, console: Console) -> int:
 
 def _launch_on_slurm(args: Arguments, cluster, how, console: Console) -> int:
     from sweep.launch_slurm import SlurmLaunch, launch_on_slurm
+    from sweep.resolve import hardware_settings, resolve, run_settings
 
     app = args.app
     asked = SlurmLaunch(
@@ -118,6 +127,8 @@ def _refuse_unused_launch_keys(args: Arguments, kind: str) -> None:
 
 def run(args: Arguments, console: Console) -> int:
     """Train one cell, here and now."""
+    from sweep.resolve import hardware_settings, resolve, run_settings
+
     if args.app.cell is None:
         raise UsageError("run needs cell=ID; list the ids with: isoflop plan")
     hardware, settings = hardware_settings(args.app.hardware), run_settings(args.app.run)
@@ -135,6 +146,7 @@ def run(args: Arguments, console: Console) -> int:
 
 def status(args: Arguments, console: Console) -> int:
     """Count cells by state and budget, and say what does not move and why."""
+    from sweep.resolve import sweep_folder
     from sweep.status import print_status
 
     return print_status(sweep_folder(args.app), args, console, args.app.status.watch)
@@ -143,6 +155,7 @@ def status(args: Arguments, console: Console) -> int:
 def logs(args: Arguments, console: Console) -> int:
     """Print what a cell's last job said."""
     from sweep.logs import print_logs
+    from sweep.resolve import sweep_folder
 
     if args.app.cell is None:
         raise UsageError("logs needs cell=ID; list the ids with: isoflop plan")
@@ -152,6 +165,7 @@ def logs(args: Arguments, console: Console) -> int:
 def cancel(args: Arguments, console: Console) -> int:
     """Stop a sweep, or one cell's job."""
     from sweep.cancel import cancel as cancel_sweep
+    from sweep.resolve import sweep_folder
 
     return cancel_sweep(sweep_folder(args.app), args.app.cell, args, console)
 
@@ -160,6 +174,7 @@ def collect(args: Arguments, console: Console) -> int:
     """Gather record files into records.parquet and curves.parquet."""
     from analysis.recipe_transfer import transfer
     from sweep.collect import collect as collect_sweep
+    from sweep.resolve import sweep_folder
 
     folder = sweep_folder(args.app)
     got = collect_sweep(folder)
@@ -177,6 +192,7 @@ def collect(args: Arguments, console: Console) -> int:
 def fit(args: Arguments, console: Console) -> int:
     """Fit laws to a collected sweep or to anybody's points."""
     from sweep.fitting import fit_points, fit_sweep
+    from sweep.resolve import sweep_folder
 
     _refuse_unused_fit_keys(args)
     if args.app.points is None:
@@ -202,6 +218,7 @@ def report(args: Arguments, console: Console) -> int:
 
 def _report(args: Arguments, console: Console) -> int:
     from sweep.reporting import report_points, report_sweep
+    from sweep.resolve import sweep_folder
 
     if args.app.points is None:
         page = report_sweep(
@@ -218,9 +235,17 @@ def _report(args: Arguments, console: Console) -> int:
     return 0
 
 
+def forecast(args: Arguments, console: Console) -> int:
+    """Predict losses and optima, compare two fits, register predictions and score them."""
+    from sweep.forecasting import forecast as do
+
+    return do(args, console)
+
+
 def demo(args: Arguments, console: Console) -> int:
     """Prepare, launch, collect, fit and report, one after another."""
     from sweep.reporting import current_page
+    from sweep.resolve import sweep_folder
 
     for step in (launch, collect, fit, _report):
         console.rule(step.__name__.strip("_"))
@@ -232,6 +257,13 @@ def demo(args: Arguments, console: Console) -> int:
             console.print(f"Nothing is new since the last report. Open {page}")
             return 0
     return 0
+
+
+def budget(args: Arguments, console: Console) -> int:
+    """Planning arithmetic, with no sweep."""
+    from sweep.budgeting import print_answer
+
+    return print_answer(args, console)
 
 
 VERBS: dict[str, Verb] = {
@@ -289,6 +321,29 @@ VERBS: dict[str, Verb] = {
         (*_SWEEP, "points", "out", "columns.*", *_FIT, "report", "report.*"),
         "one page with the answer, and every figure",
         "isoflop report grid=smoke",
+    ),
+    "forecast": Verb(
+        forecast,
+        (
+            *_SWEEP,
+            "points",
+            "out",
+            "fits",
+            "columns.*",
+            *_FIT,
+            "forecast.*",
+            "preregister",
+            "score",
+        ),
+        "loss, N and D at budgets nobody spent; registered and scored; fits=[A,B]: A against B",
+        "isoflop forecast fits=[results/reference/demo/fits.json] forecast.targets=[1e13]",
+    ),
+    "budget": Verb(
+        budget,
+        ("budget.*", "fits"),
+        "planning arithmetic with no sweep: FLOPs, hours, money, serving",
+        "isoflop budget budget.N=7e9 budget.D=1e12 budget.hardware=a100 budget.mfu=.5",
+        budget_help,
     ),
     "demo": Verb(
         demo,
@@ -349,6 +404,8 @@ def _make_root(root: Path) -> None:
 
 
 def _out(args: Arguments) -> Path:
+    from sweep.documents import expand
+
     if args.app.out is None:
         raise UsageError("points=FILE needs out=FOLDER to write to")
     return expand(args.app.out)

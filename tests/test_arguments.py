@@ -3,10 +3,12 @@
 import string
 
 import pytest
+from hydra import compose, initialize_config_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
-from sweep.arguments import TEXT_KEYS, parse
+from sweep.arguments import TEXT_KEYS, parse, quoted
 from sweep.errors import UsageError, find_one, nearest
 from sweep.verbs import VERBS
 
@@ -60,6 +62,48 @@ def test_a_text_arrives_as_it_was_typed(value):
 def test_any_text_arrives_as_it_was_typed(values):
     wanted = {key: None if value == "null" else value for key, value in values.items()}
     assert read(values) == wanted
+
+
+@pytest.mark.parametrize(
+    ("typed", "texts"),
+    [
+        ("a.json", ["a.json"]),
+        ("[a.json]", ["a.json"]),
+        ("[~/my runs/a.json, x=1/b (2).json]", ["~/my runs/a.json", "x=1/b (2).json"]),
+        ("['a, b.json',\"it's.json\"]", ["a, b.json", "it's.json"]),
+        ("[3e912345,${oc.env:HOME}]", ["3e912345", "${oc.env:HOME}"]),
+        ("[]", []),
+        ("null", []),
+    ],
+)
+def test_a_list_of_texts_arrives_as_it_was_typed(typed, texts):
+    assert parse("budget", [f"fits={typed}"], ("fits",)).app.fits == texts
+    if typed != "null":
+        composed = compose_quoted(f"fits={typed}")
+        assert composed == texts
+
+
+def compose_quoted(word: str) -> list[str]:
+    """Return what Hydra's own flags make of a word."""
+    with initialize_config_module("conf", version_base="1.3"):
+        return list(OmegaConf.to_object(compose("config", [quoted(word)])).fits)
+
+
+LISTED = [v for v in HOSTILE if "," not in v and v == v.strip()]
+
+
+@pytest.mark.parametrize("value", LISTED)
+def test_texts_of_a_list_arrive_as_they_were_typed(value):
+    for typed, wanted in ((f"[{value},b]", [value, "b"]), (value, [value])):
+        assert parse("forecast", [f"fits={typed}"], ("fits",)).app.fits == wanted
+
+
+def test_a_comma_in_a_listed_text_is_quoted_or_is_of_a_path_that_exists(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse("forecast", ["fits=['a,b',\"c,d\"]"], ("fits",)).app.fits == ["a,b", "c,d"]
+    assert parse("forecast", ["fits=[a,b,c]"], ("fits",)).app.fits == ["a", "b", "c"]
+    (tmp_path / "b,c").touch()
+    assert parse("forecast", ["fits=[a,b,c]"], ("fits",)).app.fits == ["a", "b,c"]
 
 
 def test_null_unsets_a_text_and_nothing_is_no_value():

@@ -63,6 +63,8 @@ def test_any_dtype_under_any_matmul_mode(
     implementation, dtype, tolerance, mode, K, packed, precision
 ):
     precision(mode)
+    if implementation is Attention.REFERENCE and dtype is torch.float32 and mode == "medium":
+        tolerance = 0.02  # plain products: on a CPU with bfloat16 units the mode means bfloat16
     qkv, gradient, document = draw(2, 65, 4, 2, K, dtype, "cpu")
     assert worst_error(implementation, qkv, gradient, document if packed else None) < tolerance
     assert torch.get_float32_matmul_precision() == mode

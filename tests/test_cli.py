@@ -285,7 +285,7 @@ def test_hydra_prints_the_config(tmp_path):
 def test_an_error_of_ours_is_one_line_with_a_log(command, monkeypatch, tmp_path):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr("sweep.verbs.resolve", lambda app: 1 / 0)
+    monkeypatch.setattr("sweep.resolve.resolve", lambda app: 1 / 0)
     code, out, err = command("plan")
     assert (code, out) == (1, "")
     assert err.count("\n") == 1

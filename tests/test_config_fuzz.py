@@ -11,8 +11,13 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analysis.budget_laws import LAWS as BUDGET_LAWS
+from conf.schema import AppConf
 from sweep import cli
-from sweep.arguments import TEXT_KEYS, _known_keys
+from sweep.arguments import TEXT_KEYS, TEXT_LISTS, Arguments, _known_keys
+from sweep.budgeting import QUESTIONS, print_answer
+from sweep.console import PlainConsole
+from sweep.errors import UsageError
 
 NUMBERS = st.one_of(
     st.integers(-3, 10**6),
@@ -92,4 +97,43 @@ def test_a_cell_that_is_not_there_is_refused_before_it_writes(words, cell):
 
 
 def test_texts_are_among_the_fuzzed_keys():
-    assert set(TEXT_KEYS) <= set(_known_keys())
+    assert {*TEXT_KEYS, *TEXT_LISTS} <= set(_known_keys())
+
+
+ASKS = st.sampled_from([*QUESTIONS, "nothing"]).map("budget.ask={}".format)
+QUANTITIES = st.one_of(
+    st.floats(-1, 1e45).map(str), st.sampled_from(["7e9", "1e12", "2e11", "0", ".5", "1", "20"])
+)
+OF_BUDGET = st.sampled_from([k for k in _known_keys() if k.startswith("budget.")])
+ASKED = st.lists(
+    st.tuples(OF_BUDGET, st.one_of(QUANTITIES, QUANTITIES, VALUES)).map("=".join), max_size=4
+)
+
+
+@settings(max_examples=25)
+@given(ASKS, ASKED, st.sampled_from(["text", "json"]))
+def test_a_budget_is_answered_or_refused(ask, words, format):
+    check("budget", [ask, *words, f"budget.format={format}"], (0, 2))
+
+
+@settings(max_examples=600)
+@given(st.sampled_from(sorted(QUESTIONS)), st.data())
+def test_a_question_with_numbers_of_any_size_is_answered_or_refused(ask, data):
+    """Beside Hydra, so that there can be many: nothing but UsageError comes out of an answer."""
+    keys = set(QUESTIONS[ask].reads) - {"records", "law", "hardware", "serve_hardware", "dtype"}
+    app = AppConf()
+    app.budget.ask = ask
+    app.budget.format = "json"
+    app.budget.law = data.draw(st.sampled_from([None, *BUDGET_LAWS]))
+    for key in sorted(keys):
+        if data.draw(st.booleans()):
+            setattr(app.budget, key, data.draw(_of_key(key)))
+    with contextlib.suppress(UsageError):
+        print_answer(Arguments(app, ()), PlainConsole())
+
+
+def _of_key(key: str) -> st.SearchStrategy:
+    if key in ("gpus", "context", "batch", "n_layer", "n_kv_head", "head_dim"):
+        return st.integers(1, 10**18)
+    number = st.one_of(st.floats(1e-3, 1e40), st.floats(1e6, 1e13), st.floats(0, 1))
+    return st.lists(number, max_size=3) if key in ("budgets", "sizes") else number
