@@ -201,9 +201,81 @@ class ClusterConf:
     """Where cells are trained."""
 
     name: str = MISSING
-    """local: worker processes on this machine."""
+    """Name of the preset."""
+    kind: str = "local"
+    """local (worker processes on this machine) or slurm (job arrays)."""
     workers: int | None = None
-    """Cells trained at once; null: one a GPU, else one a core."""
+    """local: cells trained at once; null: one a GPU, else one a core."""
+    partition: str | None = None
+    """slurm: partition; null: the site's default."""
+    account: str | None = None
+    """slurm: account to charge."""
+    qos: str | None = None
+    """slurm: quality of service."""
+    nodes: int = 1
+    """slurm: nodes of one cell; hardware.ranks are shared out evenly among them."""
+    gpus: int | None = None
+    """slurm: GPUs of each node of a cell; null: one a rank where hardware.device is a GPU."""
+    gpu_type: str | None = None
+    """slurm: type of GPU, as the site names it in gres."""
+    cpus: int | None = None
+    """slurm: CPU cores of each rank; null: hardware.threads."""
+    memory_gb: float | None = None
+    """slurm: memory of each node of a cell, GB; null: predicted."""
+    max_hours: float = 24.0
+    """slurm: longest time limit; a longer cell queues itself again at the limit and goes on."""
+    margin: float = 2.0
+    """slurm: time limit / predicted time; 1.5 at least once cells were measured."""
+    parallelism: int | None = None
+    """slurm: tasks of one array that run at once; null: no limit."""
+    max_requeues: int = 20
+    """slurm: how often a job may queue itself again, at a time limit or when it is preempted."""
+    signal_seconds: int = 120
+    """slurm: how long before the time limit a job is told to save."""
+    constraint: str | None = None
+    """slurm: features that nodes must have."""
+    exclude: str | None = None
+    """slurm: nodes that are not used; those of GPUs that failed twice are added."""
+    comment: str | None = None
+    """slurm: comment of the jobs."""
+    mail_user: str | None = None
+    """slurm: whom to mail."""
+    mail_type: str | None = None
+    """slurm: when, such as END,FAIL."""
+    setup: list[str] = field(default_factory=list)
+    """slurm: shell lines before a job's command, such as module load cuda."""
+    python: str | None = None
+    """slurm: Python of the jobs; null: the one of this command, or python3 in a container."""
+    container: str | None = None
+    """slurm: image to run in."""
+    container_runtime: str = "apptainer"
+    """slurm: apptainer or pyxis."""
+    container_mounts: list[str] = field(default_factory=list)
+    """slurm: folders the container sees beside root, each as /path or /path:/inside."""
+    additional: dict[str, Any] = field(default_factory=dict)
+    """slurm: any other option of sbatch, as in cluster.additional.reservation=mine."""
+
+
+@dataclass
+class LaunchConf:
+    """How a launch goes."""
+
+    dry_run: bool = False
+    """Print what would be done, with sbatch files; write and submit nothing."""
+    only: str | None = None
+    """failed: only cells that were tried and did not finish."""
+    max_gpu_hours: float | None = None
+    """Refuse a launch that is predicted to take more hours of GPUs (or ranks, without GPUs)."""
+    canary: bool = True
+    """slurm: a short job first, that checks what the cells need; they start when it ends well."""
+    finish: bool | None = None
+    """Collect, fit and report at the end; null: on slurm."""
+    notify: str | None = None
+    """Shell command at the end; {sweep} {state} {finished} {planned} {folder} are filled in."""
+    code: str | None = None
+    """frozen or new: which code trains the rest of a sweep that other code began."""
+    retries: int = 2
+    """How often a failure that may pass (device, network, files) is tried again at once."""
 
 
 @dataclass
@@ -241,6 +313,8 @@ class HardwareConf:
     """Seconds a token costs beside its FLOPs, as the plan assumes."""
     step_seconds: float = 0.0
     """Seconds a step costs whatever its size, as the plan assumes."""
+    price: float | None = None
+    """Price of an hour of one device, in your money; null: no money is spoken of."""
 
 
 @dataclass
@@ -294,6 +368,14 @@ class PlanConf:
 
 
 @dataclass
+class StatusConf:
+    """How the status is printed."""
+
+    watch: bool = False
+    """Print it again every ten seconds, until nothing moves."""
+
+
+@dataclass
 class ForecastConf:
     """What is forecast, and how it is printed."""
 
@@ -315,8 +397,12 @@ class RunConf:
     """Evaluations on the small validation set along the way."""
     checkpoint_seconds: float = 20.0
     """Seconds between checkpoints."""
+    checkpoint_steps: int | None = None
+    """Most steps between checkpoints, beside the seconds; null: by the seconds alone."""
     keep_checkpoints: str = "last"
     """What stays of a recorded attempt: none, last (its end) or all (one an evaluation)."""
+    lease_seconds: float = 30.0
+    """A process that is silent for so long is taken for dead: another goes on with its attempt."""
 
 
 @dataclass
@@ -439,6 +525,8 @@ class AppConf:
     fit: FitConf = field(default_factory=FitConf)
     report: ReportConf = field(default_factory=ReportConf)
     plan: PlanConf = field(default_factory=PlanConf)
+    launch: LaunchConf = field(default_factory=LaunchConf)
+    status: StatusConf = field(default_factory=StatusConf)
     forecast: ForecastConf = field(default_factory=ForecastConf)
     run: RunConf = field(default_factory=RunConf)
     budget: BudgetConf = field(default_factory=BudgetConf)

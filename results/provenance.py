@@ -1,6 +1,7 @@
 """What made a result: commit, source hash, versions, host."""
 
 import hashlib
+import json
 import platform
 import subprocess
 import sys
@@ -16,7 +17,14 @@ PACKAGES = ("analysis", "conf", "models", "results", "slurm", "sweep")
 
 @cache
 def git_state() -> tuple[str | None, bool | None]:
-    """Commit of the checkout and whether it has uncommitted changes; None where git can't tell."""
+    """Commit of the code and whether it had uncommitted changes; None where nobody can tell.
+
+    A snapshot says what it was made of: git would tell of whatever repository it happens to lie in.
+    """
+    snapshot = CHECKOUT / "SNAPSHOT.json"
+    if snapshot.exists():
+        made_of = json.loads(snapshot.read_text())
+        return made_of["git_sha"], made_of["git_dirty"]
     try:
         sha = _git("rev-parse", "HEAD")
         dirty = _git("status", "--porcelain", "--untracked-files=no", "--", *PACKAGES)

@@ -2,8 +2,10 @@
 
 A worker is any program that speaks lines of JSON: it reads {"setup": ...} once and then {"item": ...}
 on stdin, and writes on its stdout {"kind": "ready"} when it can work, or {"kind": "refused", "reason":
-...} when nobody here can, then {"kind": "progress" | "done", "item": ..., ...}. When its stdin ends,
-because the parent died or was stopped, it saves its work and exits; so no worker outlives its parent.
+...} when nobody here can, then {"kind": "progress" | "done" | "held", "item": ..., ...}; "held" gives
+an item back that somebody else works on, to be asked about again. A message with "free" asks for the
+next item. When its stdin ends, because the parent died or was stopped, it saves its work and exits; so
+no worker outlives its parent.
 """
 
 import json
@@ -35,7 +37,9 @@ class WorkerCommand:
     setup: Mapping[str, Any]
     env: Mapping[str, str]  # added to the parent's
     log: Path  # takes what the worker writes on stderr
-    inherit: tuple[int, ...] = ()  # file descriptors that stay open in it, such as a lock
+
+
+BAD_DEVICE = 75  # exit status of a worker whose device failed under its item
 
 
 class WorkerRefused(Exception):
@@ -56,7 +60,6 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env={**os.environ, **command.env},
-                pass_fds=command.inherit,
                 start_new_session=True,  # Ctrl-C is for the parent, which tells its workers
             )
         self.unread = b""
@@ -104,8 +107,8 @@ def map_on_workers(
 
     A worker that dies is replaced and its item tried again, until it has killed `deaths_allowed`
     workers. One that dies before it was ready says nothing about its item, which goes back; a
-    command that fails so `deaths_allowed` times in a row is given up. On KeyboardInterrupt workers
-    are told to stop and get `grace_seconds` to save.
+    command that fails so `deaths_allowed` times in a row is given up, and so is one whose device
+    failed as often, in whatever item. On KeyboardInterrupt workers are told to stop and get `grace_seconds` to save.
 
     Raises:
         WorkerRefused: a worker did.
@@ -113,6 +116,7 @@ def map_on_workers(
     """
     waiting, deaths = deque(items), {}
     false_starts: dict[int, int] = {}  # in a row, by command
+    device_failures: dict[int, int] = {}  # by command
     selector = selectors.DefaultSelector()
     workers: list[_Worker] = []
 
@@ -135,9 +139,12 @@ def map_on_workers(
             if message["kind"] == "ready":
                 worker.ready, false_starts[id(worker.command)] = True, 0
                 continue
-            on_event(Event(message.pop("kind"), message.pop("item"), message))
+            event = Event(message.pop("kind"), message.pop("item"), message)
+            on_event(event)
             if worker.item is not None and message.get("free"):
                 worker.item = None
+                if event.kind == "held":
+                    waiting.append(event.item)
                 worker.give(waiting.popleft()) if waiting else worker.stop()
 
     def _bury(worker: _Worker) -> None:
@@ -154,6 +161,13 @@ def map_on_workers(
         on_event(Event("died", worker.item, {"how": _how(code), "again": again}))
         if again:
             waiting.appendleft(worker.item)
+        if code == BAD_DEVICE:
+            key = id(worker.command)
+            device_failures[key] = device_failures.get(key, 0) + 1
+            if device_failures[key] >= deaths_allowed:
+                if waiting and not workers:
+                    raise NoWorker(_last_words(worker))
+                return
         start(worker.command)
 
     def _forget_start(worker: _Worker) -> None:

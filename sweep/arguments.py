@@ -26,8 +26,12 @@ TEXT_KEYS = ("root", "sweep", "cell", "record", "points", "curves", "out", "fit.
              "data.split", "data.validation_split", "data.text_column", "data.tokenizer",
              "data.tokenizer_revision", "data.cache", "report.title", "budget.ask", "budget.format",
              "budget.law", "budget.hardware", "budget.serve_hardware", "budget.dtype",
-             "budget.records", "preregister", "score")  # fmt: skip
+             "budget.records", "preregister", "score", "cluster.partition", "cluster.account",
+             "cluster.qos", "cluster.gpu_type", "cluster.constraint", "cluster.exclude",
+             "cluster.comment", "cluster.mail_user", "cluster.mail_type", "cluster.python",
+             "cluster.container", "launch.notify")  # fmt: skip
 TEXT_LISTS = ("fits",)  # [a,b]
+_ADDITIONAL = "cluster.additional."
 _GROUPS = ("grid", "model", "recipe", "data", "cluster", "hardware", "fit", "report")
 
 
@@ -86,7 +90,7 @@ def is_read(key: str, reads: tuple[str, ...]) -> bool:
 
 
 def _is_text(key: str) -> bool:
-    return key in (*TEXT_KEYS, *TEXT_LISTS) or key.startswith("columns.")
+    return key in (*TEXT_KEYS, *TEXT_LISTS) or key.startswith(("columns.", _ADDITIONAL))
 
 
 def quoted(word: str) -> str:
@@ -96,7 +100,7 @@ def quoted(word: str) -> str:
         return word
     if key in TEXT_LISTS:
         return f"{key}=[{','.join(map(_escaped, _elements(value)))}]"
-    return f"{key}={_escaped(value)}"
+    return f"{'++' if key.startswith(_ADDITIONAL) else ''}{key}={_escaped(value)}"
 
 
 def _escaped(value: str) -> str:
@@ -148,7 +152,7 @@ def _check_read(key: str, verb: str, reads: tuple[str, ...]) -> None:
 
 
 def _is_known(key: str) -> bool:
-    return key in _known_keys() or key.startswith(("columns.", "fit.fix."))
+    return key in _known_keys() or key.startswith(("columns.", "fit.fix.", _ADDITIONAL))
 
 
 @cache
@@ -157,7 +161,7 @@ def _known_keys() -> tuple[str, ...]:
     keys = []
     for f in fields(AppConf):
         keys.append(f.name)
-        if f.name in (*_GROUPS, "plan", "forecast", "run", "budget"):
+        if f.name in (*_GROUPS, "plan", "launch", "status", "forecast", "run", "budget"):
             keys += [f"{f.name}.{sub.name}" for sub in fields(f.default_factory)]
     return tuple(keys)
 
@@ -215,6 +219,8 @@ def _set_text(app: AppConf, key: str, value: str) -> None:
         setattr(app, key, [] if value is None else _elements(value))
     elif group == "columns":
         app.columns[name] = value
+    elif key.startswith(_ADDITIONAL):  # a flag of sbatch is true
+        app.cluster.additional[key.removeprefix(_ADDITIONAL)] = True if value == "true" else value
     elif name:
         setattr(getattr(app, group), name, value)
     else:

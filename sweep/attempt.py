@@ -6,25 +6,28 @@ killed after, it is done, whatever status.json says.
 
 import json
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from models.flops import FlopRule, flops_per_token
 from results.provenance import now
 from results.record import Record, RecordStatus
 from results.store import write_record
+from slurm.lease import LeaseLost
 from sweep import checkpoint
 from sweep.cells import cell_to_row
-from sweep.claim import Attempt, describe_attempt, forget_parts, write_status
+from sweep.claim import Attempt, StatusFile, describe_attempt, forget_parts
 from sweep.data import CellData, DataSettings
 from sweep.device import Device, describe, measure_matmul_peak
 from sweep.evaluate import Validation, evaluate_small, validate
 from sweep.folder import SweepFolder
 from sweep.grid import Cell
+from sweep.health import complaints
 from sweep.measure import Measurements
 from sweep.micro_batch import out_of_memory
 from sweep.nvml import energy_of
@@ -62,8 +65,10 @@ def run_attempt(
     settings: RunSettings,
     on_progress: Callable[[Progress], None] = lambda p: None,
     should_stop: Callable[[], bool] = lambda: False,
+    should_save: Callable[[], bool] = lambda: False,
     shards: Path | None = None,
     node_cache: Path | None = None,
+    meet: Path | None = None,
 ) -> Record:
     """Train a claimed attempt to its end and record it, whatever the end is.
 
@@ -75,36 +80,46 @@ def run_attempt(
         device: opened.
         settings: how it goes.
         on_progress: told twice a second.
-        should_stop: asked after every step.
+        should_stop: asked after every step, and after what it has saved.
+        should_save: asked after every step.
         shards: folder of the data, for other ranks to open; needed where the device has any.
         node_cache: folder of this node's own disk that `data` was opened from, for them too.
+        meet: file by which ranks that are there already find this one; None: it starts them.
 
     Returns:
         The record as written: finished, diverged or failed.
 
     Raises:
         Stopped: should_stop() said so.
+        LeaseLost: somebody else took the attempt over; nothing of theirs was touched.
         UsageError: another attempt at this cell saw other data.
     """
     forget_parts(attempt, folder)
     describe_attempt(attempt, asked, data)
-    job = Job(cell_to_row(attempt.cell), asked.to_columns(), shards, node_cache)
-    run = _Run(attempt, folder, data, device, settings, on_progress, should_stop)
+    job = Job(cell_to_row(attempt.cell), asked.to_columns(), shards, node_cache, meet)
+    run = _Run(attempt, folder, data, device, settings, on_progress, should_stop, should_save)
     try:
         final = run.to_the_end(job)
         ended = {"status": RecordStatus.FINISHED, **loss_columns(final)}
     except Diverged as e:
         ended = {"status": RecordStatus.DIVERGED, "reason": str(e), "diverged_step": e.step}
     except Stopped:
-        write_status(attempt, "stopped", run.trainer.step)
+        run.status.say("stopped", run.trainer.step)
+        raise
+    except LeaseLost:
         raise
     except Exception as e:
+        attempt.lease.check()
         (attempt.path / "error.txt").write_text(traceback.format_exc())
         ended = {"status": RecordStatus.FAILED, "reason": run.why(e)[:500]}
     ended |= {"micro_batch": run.micro_rows, "resumed_from": run.resumed_from}
     record = make_record(attempt, folder.name, data, device, run.measured, ended)
-    write_record(record, folder.records)
-    write_status(attempt, record.status, run.measured.steps_done)
+    lease = attempt.lease
+    write_record(
+        record, folder.records, lease.stage("record.part"), partial(lease.put, only_once=True)
+    )
+    notes = complaints(asdict(record)) if record.status == RecordStatus.FINISHED else []
+    run.status.say(record.status, run.measured.steps_done, record.reason, notes)
     if RecordStatus(record.status).terminal:
         checkpoint.drop(attempt.checkpoint, settings.keep_checkpoints)
         if run.resumed_from is not None:
@@ -116,13 +131,18 @@ def run_attempt(
 class _Run:
     """The training loop with its evaluations, checkpoints and progress."""
 
-    def __init__(self, attempt, folder, data, device, settings, on_progress, should_stop) -> None:
+    def __init__(
+        self, attempt, folder, data, device, settings, on_progress, should_stop, should_save
+    ) -> None:
         self.attempt, self.folder, self.data, self.device = attempt, folder, data, device
-        self.settings, self.on_progress, self.should_stop = settings, on_progress, should_stop
+        self.settings, self.on_progress = settings, on_progress
+        self.should_stop, self.should_save = should_stop, should_save
         self.measured = Measurements(started_at=now(), matmul_peak=_matmul_peak(device))
         self.peak = describe(device)["peak_flops"] * device.ranks
         self.micro_rows: int | None = None
         self.resumed_from: int | None = None
+        self.status, self.lost = StatusFile(attempt), threading.Event()
+        attempt.lease.keep(settings.lease_seconds, self.lost.set, self.status.beat)
 
     def to_the_end(self, job: Job) -> Validation:
         with lead(self.device, job) as (ranks, go_on_from):
@@ -164,11 +184,14 @@ class _Run:
             self.measured.restore(found.measured)
             self.saved_step, self.resumed_from = self.trainer.step, found.attempt
         drop_curve_after(self.attempt.curve, self.saved_step)
-        write_status(self.attempt, "running", self.trainer.step)
+        self.status.say("running", self.trainer.step)
         return found and found.path
 
     def _after_step(self, step: int, loss: float) -> None:
         cell, measured = self.attempt.cell, self.measured
+        if self.lost.is_set():
+            raise LeaseLost(f"{cell.id} was taken over by another process")
+        self.status.step = step
         self.device.synchronize()
         measured.add_step(loss, time.perf_counter() - self.clock, step, cell.steps)
         if _evaluates(step, cell.steps, self.settings.evaluations):
@@ -176,7 +199,7 @@ class _Run:
             if self.settings.keep_checkpoints == "all":
                 self._save()
                 checkpoint.keep_as(self.attempt.checkpoint, step)
-        if time.perf_counter() - self.saved > self.settings.checkpoint_seconds:
+        if self._is_time_to_save(step) or self.should_save():
             self._save()
         if time.perf_counter() - self.told > 0.5:
             self.told = time.perf_counter()
@@ -185,6 +208,12 @@ class _Run:
             self._save()
             raise Stopped(cell.id)
         self.clock = time.perf_counter()
+
+    def _is_time_to_save(self, step: int) -> bool:
+        """By the clock, or by steps, where a number of them is asked for."""
+        asked = self.settings
+        by_steps = asked.checkpoint_steps and step - self.saved_step >= asked.checkpoint_steps
+        return bool(by_steps) or time.perf_counter() - self.saved > asked.checkpoint_seconds
 
     def _add_to_curve(self, step: int) -> None:
         evaluation = evaluate_small(self.trainer.model, self.data, self.device)
@@ -200,6 +229,7 @@ class _Run:
             "seconds": self.measured.train_seconds,
         }
         self.measured.add_evaluation(evaluation.loss)
+        self.attempt.lease.check()
         with self.attempt.curve.open("a") as f:
             f.write(json.dumps(row) + "\n")
 
@@ -208,9 +238,9 @@ class _Run:
             return
         self._pass_time()
         state = {"trainer": self.trainer.state(), "measured": self.measured.state()}
-        checkpoint.save(state, self.attempt.checkpoint)
+        checkpoint.save(state, self.attempt.checkpoint, self.attempt.lease)
         self.saved_step = self.trainer.step
-        write_status(self.attempt, "running", self.trainer.step)
+        self.status.say("running", self.trainer.step)
 
     def _pass_time(self) -> None:
         """Count seconds and joules since the last time."""

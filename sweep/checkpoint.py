@@ -6,28 +6,35 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
+from slurm.lease import Lease
 
 
 class CheckpointError(Exception):
     """A checkpoint that can't be read or is of something else."""
 
 
-def save(state: dict[str, Any], path: Path) -> None:
+def save(state: dict[str, Any], path: Path, lease: Lease | None = None) -> None:
     """Write a checkpoint beside the last one, which then becomes the one before.
 
     Whatever happens in between, also a full disk, at least one whole checkpoint is there.
+
+    Raises:
+        LeaseLost: the attempt is somebody else's by now; the checkpoints are as they were.
     """
+    import torch  # late: the launcher and status write and read JSON alone
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
+    part = lease.stage("state.part") if lease else path.with_suffix(f".{os.getpid()}.part")
     try:
         with part.open("wb") as f:
             torch.save(state, f)
             f.flush()
             os.fsync(f.fileno())
+        if lease:
+            lease.check()
         if path.exists():
             path.replace(_before(path))
-        part.replace(path)
+        lease.put(part, path) if lease else part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -58,6 +65,8 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
     """
+    import torch
+
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises a different type for every kind of damage
@@ -70,9 +79,19 @@ def _before(path: Path) -> Path:
     return path.with_name("previous.pt")
 
 
-def write_json(value: Any, path: Path) -> None:
-    """Write JSON so that `path` holds either the old text or the new one."""
-    write_text(json.dumps(value, indent=1, default=str) + "\n", path)
+def write_json(value: Any, path: Path, lease: Lease | None = None) -> None:
+    """Write JSON so that `path` holds either the old text or the new one.
+
+    Raises:
+        LeaseLost: the attempt is somebody else's by now; the file is as it was.
+    """
+    text = json.dumps(value, indent=1, default=str) + "\n"
+    if lease is None:
+        write_text(text, path)
+        return
+    part = lease.stage(f"{path.name}.part")
+    part.write_text(text)
+    lease.put(part, path)
 
 
 def write_text(text: str, path: Path) -> None:

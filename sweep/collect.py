@@ -1,14 +1,17 @@
 """Collect: record files to records.parquet, evaluations along the way to curves.parquet."""
 
-import json
+import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.json as pa_json
 
 from results.store import StoreError, collect_records, read_records, results_of, write_table
 from sweep.errors import UsageError
-from sweep.folder import SweepFolder, read_plan
+from sweep.folder import SweepFolder
+from sweep.sweep_facts import read_plan_rows
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,14 @@ def collect(folder: SweepFolder) -> Collected:
     Raises:
         UsageError: no such sweep, or no record yet.
     """
-    read_sweep_records(folder)
-    records = collect_records(folder.records, folder.collected)
+    _check_folder(folder)
+    try:
+        records = collect_records(folder.records, folder.collected)
+    except StoreError as e:
+        raise UsageError(str(e)) from None
     curves = _read_curves(folder, records)
     write_table(pa.Table.from_pandas(curves, preserve_index=False), folder.curves)
-    plan = [p.cell.id for p in read_plan(folder)]
+    plan = [row.cell_id for row in read_plan_rows(folder)] if folder.plan.exists() else []
     results = results_of(records)
     finished = set(results.loc[results["status"] == "finished", "cell_id"])
     missing = tuple(i for i in plan if i not in finished)
@@ -44,28 +50,59 @@ def read_sweep_records(folder: SweepFolder) -> pd.DataFrame:
     Raises:
         UsageError: no such sweep, or no record yet.
     """
-    if not folder.path.is_dir():
-        known = _known_sweeps(folder)
-        raise UsageError(
-            f"sweep={folder.name}: no folder {folder.path}; "
-            + (f"there are: {', '.join(known)}" if known else "launch one first: isoflop launch")
-        )
+    _check_folder(folder)
     try:
         return read_records(folder.records)
     except StoreError as e:
         raise UsageError(str(e)) from None
 
 
+def _check_folder(folder: SweepFolder) -> None:
+    if not folder.path.is_dir():
+        known = _known_sweeps(folder)
+        raise UsageError(
+            f"sweep={folder.name}: no folder {folder.path}; "
+            + (f"there are: {', '.join(known)}" if known else "launch one first: isoflop launch")
+        )
+
+
 def _read_curves(folder: SweepFolder, records: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for r in records[["cell_id", "attempt", "budget", "N_flops", "seed"]].to_dict("records"):
-        path = folder.cell(r["cell_id"]) / str(r["attempt"]) / "train.jsonl"
-        if path.exists():
-            lines = path.read_text().splitlines()
-            rows += [{**r, **json.loads(line)} for line in lines if line.endswith("}")]
-    return pd.DataFrame(rows, columns=_CURVE_COLUMNS if not rows else None)
+    """Read every attempt's curve; a last line that was cut off by a kill is left out."""
+    texts, lengths = [], []
+    for cell_id, attempt in zip(records["cell_id"], records["attempt"], strict=True):
+        text = _whole_lines(folder.cell(cell_id) / str(attempt) / "train.jsonl")
+        texts.append(text)
+        lengths.append(text.count(b"\n"))
+    if not any(lengths):
+        return pd.DataFrame(columns=_CURVE_COLUMNS)
+    points = pa_json.read_json(io.BytesIO(b"".join(texts)), parse_options=_CURVE_SCHEMA)
+    keys = records[["cell_id", "attempt", "budget", "N_flops", "seed"]]
+    keys = keys.loc[keys.index.repeat(lengths)].reset_index(drop=True)
+    return pd.concat([keys, points.to_pandas()], axis=1)
 
 
+def _whole_lines(path: Path) -> bytes:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return b""
+    return b"".join(line + b"\n" for line in lines if line.endswith(b"}"))
+
+
+_CURVE_SCHEMA = pa_json.ParseOptions(
+    explicit_schema=pa.schema(
+        [
+            ("step", pa.int64()),
+            ("tokens", pa.int64()),
+            ("flops", pa.float64()),
+            ("train_loss", pa.float64()),
+            ("eval_loss", pa.float64()),
+            ("eval_tokens", pa.int64()),
+            ("lr", pa.float64()),
+            ("seconds", pa.float64()),
+        ]
+    )
+)
 _CURVE_COLUMNS = ["cell_id", "attempt", "budget", "N_flops", "seed", "step", "tokens", "flops",
                   "train_loss", "eval_loss", "eval_tokens", "lr", "seconds"]  # fmt: skip
 

@@ -48,10 +48,11 @@ class Device:
 
     @property
     def boards(self) -> tuple[str, ...]:
-        """Ids of the boards of all ranks, which the leading process sees; none on a CPU."""
+        """Ids of the boards of the ranks that the leading process sees; none on a CPU."""
         if self.device.type != "cuda":
             return ()
-        return tuple(str(torch.cuda.get_device_properties(i).uuid) for i in range(self.ranks))
+        here = min(self.ranks, torch.cuda.device_count())
+        return tuple(str(torch.cuda.get_device_properties(i).uuid) for i in range(here))
 
     @property
     def dtype_name(self) -> str:
@@ -97,22 +98,25 @@ def open_device(
     rank: int = 0,
     head_dims: Collection[int] = (),
     documents: bool = False,
+    ranks_here: int | None = None,
 ) -> Device:
     """Choose and set up the device of one rank: threads, determinism, matmul precision.
 
     Args:
         asked: what a person asked.
-        rank: which of the cell's processes this is; on a GPU, which board.
+        rank: which of this machine's processes of the cell this is; on a GPU, which board.
         head_dims: widths of the heads of every size of the sweep, which share one attention.
         documents: whether packed documents are masked from each other.
+        ranks_here: processes of the cell on this machine; None: all of them.
 
     Raises:
         ValueError: the machine lacks what was asked.
     """
-    on_gpu = check_device(asked)
+    on_gpu = check_device(asked, ranks_here)
     name = "cuda" if on_gpu else "cpu"
     dtype: torch.dtype = getattr(torch, asked.dtype)
     if on_gpu:
+        rank %= torch.cuda.device_count()  # a site may show each task its own GPU alone
         torch.cuda.set_device(rank)
         if dtype is torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise ValueError(
@@ -143,7 +147,7 @@ def open_device(
     )
 
 
-def check_device(asked: HardwareSettings) -> bool:
+def check_device(asked: HardwareSettings, ranks_here: int | None = None) -> bool:
     """Say whether cells go to a GPU, without waking one up.
 
     Raises:
@@ -152,9 +156,10 @@ def check_device(asked: HardwareSettings) -> bool:
     gpus = 0 if asked.device == "cpu" else torch.cuda.device_count()
     if asked.device == "cuda" and not gpus:
         raise ValueError("hardware.device=cuda, but torch sees no GPU here; try hardware=cpu")
-    if 0 < gpus < asked.ranks:
+    ranks = asked.ranks if ranks_here is None else ranks_here
+    if 0 < gpus < ranks:
         raise ValueError(
-            f"hardware.ranks={asked.ranks}, but torch sees {gpus} GPUs here: each rank needs one"
+            f"hardware.ranks={ranks}, but torch sees {gpus} GPUs here: each rank needs one"
         )
     if not gpus:
         choose_attention("cpu", getattr(torch, asked.dtype), asked.attention)

@@ -1,6 +1,5 @@
 """A sweep's folder: where each thing lies, the frozen plan, and who holds the launch."""
 
-import fcntl
 import os
 import re
 from collections.abc import Sequence
@@ -102,8 +101,10 @@ class SweepFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".write-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            try:
+                probe.write_bytes(bytes(65_536))  # a full disk takes names, and no bytes
+            finally:
+                probe.unlink(missing_ok=True)
         except OSError as e:
             raise UsageError(
                 f"root={self.root}: can't write {self.path} ({e.strerror}); "
@@ -142,6 +143,24 @@ def plan_frame(planned: Sequence[PlannedCell]) -> pd.DataFrame:
     return pd.DataFrame([_row(p) for p in planned])
 
 
+def join_plan(folder: SweepFolder, planned: Sequence[PlannedCell]) -> list[PlannedCell]:
+    """Return the frozen plan with cells added to it; writes nothing.
+
+    Raises:
+        UsageError: a cell would stand beside one that differs in recipe, architecture or data
+            only; such losses are not one law.
+    """
+    old = read_plan(folder)
+    known = {p.cell.id for p in old}
+    clash = _clash(planned, old)
+    if clash:
+        raise UsageError(
+            f"sweep={folder.name} was launched with {clash}; a sweep has one recipe, ladder "
+            "and data: give this one its own name with sweep=NAME"
+        )
+    return old + [p for p in planned if p.cell.id not in known]
+
+
 def freeze_plan(folder: SweepFolder, planned: Sequence[PlannedCell]) -> list[PlannedCell]:
     """Add cells to the frozen plan; those that are in it already stay as they are.
 
@@ -149,65 +168,14 @@ def freeze_plan(folder: SweepFolder, planned: Sequence[PlannedCell]) -> list[Pla
         The whole plan.
 
     Raises:
-        UsageError: a cell would stand beside one that differs in recipe, architecture or data
-            only; such losses are not one law.
+        UsageError: as join_plan.
     """
-    old = read_plan(folder)
-    known = {p.cell.id: p for p in old}
-    new = [p for p in planned if p.cell.id not in known]
-    for p in planned:
-        clash = _clash(p, old)
-        if clash:
-            raise UsageError(
-                f"sweep={folder.name} was launched with {clash}; a sweep has one recipe, ladder "
-                "and data: give this one its own name with sweep=NAME"
-            )
-    whole = old + new
-    if new:
+    whole = join_plan(folder, planned)
+    if len(whole) > len(read_plan(folder)):
         table = pa.Table.from_pylist([_row(p) for p in whole])
         meta = {**(table.schema.metadata or {}), b"plan_schema": PLAN_SCHEMA.encode()}
         write_table(table.replace_schema_metadata(meta), folder.plan)
     return whole
-
-
-class LaunchLock:
-    """Held by the launcher and by its workers, so that it outlives a killed launcher's workers."""
-
-    def __init__(self, folder: SweepFolder) -> None:
-        self.path = folder.path / "launch.lock"
-        self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-
-    def try_hold(self) -> bool:
-        """Take the lock unless another launch holds it."""
-        try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        os.ftruncate(self.fd, 0)
-        os.pwrite(self.fd, f"{os.uname().nodename} {os.getpid()}\n".encode(), 0)
-        return True
-
-    def holder(self) -> str:
-        """Host and process of whoever holds it."""
-        return os.pread(self.fd, 200, 0).decode(errors="replace").strip() or "another process"
-
-    def holder_lives(self) -> bool:
-        """Whether the launcher itself is known to be there, not only what it left behind."""
-        host, _, pid = self.holder().partition(" ")
-        if host != os.uname().nodename or not pid.isdigit():
-            return False
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True  # somebody else's
-        stat = Path(f"/proc/{pid}/stat")
-        return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
-
-    def release(self) -> None:
-        """Let go; workers that inherited the lock keep it until they end."""
-        os.close(self.fd)
 
 
 def _row(planned: PlannedCell) -> dict[str, Any]:
@@ -221,16 +189,24 @@ _SHARED = ("recipe", "schedule", "lr_floor", "beta1", "beta2", "eps", "weight_de
            "data_sources", "data_evals")  # fmt: skip
 
 
-def _clash(planned: PlannedCell, old: Sequence[PlannedCell]) -> str | None:
+def _clash(planned: Sequence[PlannedCell], old: Sequence[PlannedCell]) -> str | None:
     """Return the first setting in which a cell differs from the sweep that it would join."""
-    row = _row(planned)
-    by_rule = RULES[planned.cell.recipe.rule].decides  # may differ from cell to cell
-    shared = [k for k in _SHARED if k not in by_rule]
-    for other in old:
-        theirs = _row(other)
-        same_point = all(row[k] == theirs[k] for k in ("budget", "size_id", "seed", "probe"))
-        others = [k for k in row if k != "cell_id"] if same_point else []
-        for key in (*shared, *others):  # what was set first, what follows from it after
-            if row[key] != theirs[key]:
-                return f"{key}={theirs[key]}, not {row[key]}"
+    if not old:
+        return None
+    rows = [_row(p) for p in old]  # all alike in what is shared: each was compared when it came
+    at_point = {_point(row): row for row in rows}
+    for p in planned:
+        row = _row(p)
+        by_rule = RULES[p.cell.recipe.rule].decides  # may differ from cell to cell
+        shared = [k for k in _SHARED if k not in by_rule]
+        theirs = at_point.get(_point(row), {})
+        compared = [(rows[0], shared), (theirs, [k for k in theirs if k != "cell_id"])]
+        for other, keys in compared:  # what was set first, what follows from it after
+            for key in keys:
+                if row[key] != other[key]:
+                    return f"{key}={other[key]}, not {row[key]}"
     return None
+
+
+def _point(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[k] for k in ("budget", "size_id", "seed", "probe"))

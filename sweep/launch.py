@@ -1,31 +1,45 @@
-"""Launch on this machine: every planned cell without a terminal record, longest first."""
+"""Launch on this machine: every planned cell without a terminal record, longest first.
+
+Several launches of one sweep may run at once, here or on machines that share its folder: each cell is
+trained by whoever holds its lease, and the others wait for its record.
+"""
 
 import os
+import shlex
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from results.store import terminal_cells
 from slurm.local import NoWorker, WorkerCommand, WorkerRefused, map_on_workers
+from sweep.bad_devices import bad_gpus
+from sweep.cluster import ClusterSettings, LaunchSettings
+from sweep.code import choose_code, keep_code
 from sweep.data import LEAST_VAL_TOKENS, CellData, check_data, open_data, prepare_data
 from sweep.errors import UsageError
-from sweep.folder import LaunchLock, SweepFolder, freeze_plan
+from sweep.finish import finish, tally_of, tell
+from sweep.folder import PlannedCell, SweepFolder, freeze_plan, join_plan
+from sweep.launch_lease import launch_lease
+from sweep.launch_price import check_price
 from sweep.live import LaunchTable
+from sweep.local_launches import announced
+from sweep.plan import duration
 from sweep.predict import predict_cost
 from sweep.resolve import Resolved
 from sweep.settings import HardwareSettings, RunSettings
-
-_WAIT_FOR_LOCK = 10.0  # seconds; workers of a killed launcher need a moment to save and leave
+from sweep.tried import tried_cells
 
 
 def launch(
     resolved: Resolved,
     hardware: HardwareSettings,
     run: RunSettings,
-    workers: int | None,
+    cluster: ClusterSettings,
+    how: LaunchSettings,
     console: Console,
 ) -> dict[str, str]:
     """Train what is not trained yet.
@@ -34,68 +48,109 @@ def launch(
         What went wrong, by cell; empty when every planned cell has finished.
 
     Raises:
-        UsageError: another launch holds the sweep, or the plan can't be joined or trained.
+        UsageError: the plan can't be joined or trained.
     """
     folder = resolved.folder
-    slots = _slots(hardware, workers, resolved)
+    slots = _slots(hardware, cluster.workers, resolved)
+    whole = join_plan(folder, resolved.planned)
+    done = terminal_cells(folder.records, [p.cell.id for p in whole])
+    todo = _longest_first(resolved, _only(folder, how, [p for p in whole if p.cell.id not in done]))
+    check_price(todo, hardware.ranks, how.max_gpu_hours)
+    code = choose_code(folder, how.code, bool(todo))
+    if how.dry_run:
+        _say_dry_run(todo, len(whole), slots, console)
+        return {}
     folder.make()
-    lock = _hold(folder)
-    try:
-        shards = prepare_data(
-            resolved.data, folder.data_cache, console.print, resolved.handling.workers
-        )
-        data = open_data(shards, resolved.data, resolved.grid.cells[0].model.seq_len, verify=True)
-        check_data(list(resolved.grid.trained), data, resolved.data.max_epochs)
+    shards = prepare_data(
+        resolved.data, folder.data_cache, console.print, resolved.handling.workers
+    )
+    data = open_data(shards, resolved.data, resolved.grid.cells[0].model.seq_len, verify=True)
+    check_data(list(resolved.grid.trained), data, resolved.data.max_epochs)
+    with launch_lease(folder, console.print):
         plan = freeze_plan(folder, resolved.planned)
-        done = terminal_cells(folder.records, [p.cell.id for p in plan])
-        todo = [p for p in plan if p.cell.id not in done]
-        bad = {i: s for i, s in done.items() if s != "finished"}
-        if not todo:
-            console.print(f"All {len(plan)} cells of sweep={folder.name} are done.")
-            return bad
-        _warn_if_few_val_tokens(data, console)
-        costs = {p.cell.id: predict_cost(p.cell, resolved.rates, p.data.final_tokens) for p in plan}
-        todo.sort(key=lambda p: -costs[p.cell.id].seconds)
-        slots = slots[: len(todo)]
-        setup = {
-            "root": str(folder.root.resolve()),
-            "sweep": folder.name,
-            "data": str(shards.resolve()),
-            "node_cache": str(resolved.handling.node_cache or ""),
-            "hardware": asdict(hardware),
-            "run": asdict(run),
-        }
-        commands = _commands(folder, slots, setup, lock.fd)
+        snapshot = keep_code(folder, code)
+    bad = {i: s for i, s in done.items() if s != "finished"}
+    if not todo:
+        left = len(plan) - len(done)
         console.print(
-            f"Training {len(todo)} of {len(plan)} cells of sweep={folder.name}, "
-            f"{len(slots)} at once. Ctrl-C stops; the same command goes on."
+            f"All {len(plan)} cells of sweep={folder.name} are done."
+            if not left
+            else f"None of the {left} cells that are left was tried before."
         )
-        predicted = {i: c.seconds for i, c in costs.items()}
-        with LaunchTable(console, plan, done, predicted, len(slots)) as table:
-            try:
-                map_on_workers([p.cell.id for p in todo], commands, table.on_event)
-            except WorkerRefused as e:
-                raise UsageError(str(e)) from None
-            except NoWorker as e:
-                return {**bad, **table.failures, "no worker could start": str(e)}
-        return {**bad, **table.failures}
-    finally:
-        lock.release()
+        return bad
+    _warn_if_few_val_tokens(data, console)
+    slots = _good(slots, folder)[: len(todo)]
+    setup = {
+        "root": str(folder.root.resolve()),
+        "sweep": folder.name,
+        "data": str(shards.resolve()),
+        "node_cache": str(resolved.handling.node_cache or ""),
+        "hardware": asdict(hardware),
+        "run": asdict(run),
+        "retries": how.retries,
+    }
+    commands = _commands(folder, slots, setup, snapshot, hardware.threads)
+    console.print(
+        f"Training {len(todo)} of {len(plan)} cells of sweep={folder.name}, "
+        f"{len(slots)} at once. Ctrl-C stops; the same command goes on."
+    )
+    with announced(folder):
+        failed = _train(plan, done, todo, commands, console)
+    _end(folder, how)
+    return {**bad, **failed}
 
 
-def _hold(folder: SweepFolder) -> LaunchLock:
-    lock = LaunchLock(folder)
-    give_up = time.monotonic() + _WAIT_FOR_LOCK
-    while not lock.try_hold():
-        if lock.holder_lives() or time.monotonic() > give_up:
-            holder = lock.holder()
-            lock.release()
-            raise UsageError(
-                f"sweep={folder.name} is being launched already ({holder}): wait for it, "
-                "stop it with Ctrl-C, or launch under another name with sweep=NAME"
-            )
-        time.sleep(0.2)
-    return lock
+def _train(
+    plan: Sequence[PlannedCell],
+    done: dict[str, str],
+    todo: dict[str, float],
+    commands: Sequence[WorkerCommand],
+    console: Console,
+) -> dict[str, str]:
+    with LaunchTable(console, plan, done, todo, len(commands)) as table:
+        try:
+            map_on_workers(list(todo), commands, table.on_event)
+        except WorkerRefused as e:
+            raise UsageError(str(e)) from None
+        except NoWorker as e:
+            return {**table.failures, "no worker could start": str(e)}
+    return table.failures
+
+
+def _longest_first(resolved: Resolved, cells: Sequence[PlannedCell]) -> dict[str, float]:
+    """Predicted seconds by cell, in the order in which they are begun."""
+    costs = {
+        p.cell.id: predict_cost(p.cell, resolved.rates, p.data.final_tokens).seconds for p in cells
+    }
+    return dict(sorted(costs.items(), key=lambda cost: -cost[1]))
+
+
+def _only(
+    folder: SweepFolder, how: LaunchSettings, todo: Sequence[PlannedCell]
+) -> Sequence[PlannedCell]:
+    if how.only is None:
+        return todo
+    tried = tried_cells(folder, [p.cell.id for p in todo])
+    return [p for p in todo if p.cell.id in tried]
+
+
+def _say_dry_run(
+    todo: dict[str, float], whole: int, slots: Sequence[dict[str, str]], console: Console
+) -> None:
+    for cell_id, seconds in todo.items():
+        console.print(f"{cell_id}  {duration(seconds)}")
+    console.print(
+        f"{len(todo)} of {whole} cells would be trained, {len(slots)} at once. "
+        "Nothing was written: launch.dry_run=true."
+    )
+
+
+def _end(folder: SweepFolder, how: LaunchSettings) -> None:
+    """Run the last stage where it is asked for, else only tell."""
+    if how.finish:
+        finish(folder, how.notify)
+    elif how.notify:
+        tell(how.notify, folder, tally_of(folder))
 
 
 def _slots(
@@ -106,8 +161,6 @@ def _slots(
     Raises:
         UsageError: what was asked is not there, or can't be shared out.
     """
-    if workers is not None and workers < 1:
-        raise UsageError(f"cluster.workers={workers} must be at least 1")
     ranks = hardware.ranks
     least = min(resolved.grid.trained, key=lambda cell: cell.recipe.batch_rows)
     if least.recipe.batch_rows < ranks:
@@ -117,17 +170,41 @@ def _slots(
         )
     gpus = [] if hardware.device == "cpu" else _gpus(hardware)
     threads = {"OMP_NUM_THREADS": str(hardware.threads), "MKL_NUM_THREADS": str(hardware.threads)}
-    n = workers or max(1, (len(gpus) or _count_cores() // hardware.threads) // ranks)
+    n = workers or max(1, (len(gpus) or len(_cores()) // hardware.threads) // ranks)
     if not gpus:
         return [threads] * n
     of_slot = [[gpus[(i * ranks + r) % len(gpus)] for r in range(ranks)] for i in range(n)]
     return [{**threads, "CUDA_VISIBLE_DEVICES": ",".join(own)} for own in of_slot]
 
 
-def _count_cores() -> int:
+def _good(slots: list[dict[str, str]], folder: SweepFolder) -> list[dict[str, str]]:
+    """Slots without a GPU that failed too often here.
+
+    Raises:
+        UsageError: none is left.
+    """
+    bad = {gpu for node, gpu in bad_gpus(folder) if node == os.uname().nodename}
+    good = [slot for slot in slots if slot.get("CUDA_VISIBLE_DEVICES", "-") not in bad]
+    if not good:
+        raise UsageError(
+            f"every GPU here failed twice in this sweep ({', '.join(sorted(bad))}): mend them, "
+            f"then remove {shlex.quote(str(folder.path / 'device_failures'))}"
+        )
+    return good
+
+
+def _cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):  # a job may be given fewer cores than there are
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _own_cores(slots: int, threads: int) -> list[list[int]]:
+    """Cores of each slot; none of its own where there are not enough."""
+    cores = _cores()
+    if not hasattr(os, "sched_setaffinity") or slots * threads > len(cores):
+        return [[]] * slots
+    return [cores[i * threads : (i + 1) * threads] for i in range(slots)]
 
 
 def _gpus(hardware: HardwareSettings) -> list[str]:
@@ -152,18 +229,21 @@ def _gpus(hardware: HardwareSettings) -> list[str]:
 def _commands(
     folder: SweepFolder,
     slots: Sequence[dict[str, str]],
-    setup: dict[str, object],
-    lock_fd: int,
+    setup: dict[str, Any],
+    code: Path,
+    threads: int,
 ) -> list[WorkerCommand]:
     logs = folder.path / "logs"
     logs.mkdir(exist_ok=True)
+    path = os.pathsep.join(filter(None, (str(code.resolve()), os.environ.get("PYTHONPATH"))))
+    here = f"{os.uname().nodename}-{os.getpid()}"
+    cores = _own_cores(len(slots), threads) if "CUDA_VISIBLE_DEVICES" not in slots[0] else None
     return [
         WorkerCommand(
             argv=[sys.executable, "-P", "-m", "sweep.worker"],
-            setup=setup,
-            env=env,
-            log=logs / f"worker-{i}.log",
-            inherit=(lock_fd,),
+            setup={**setup, "cores": cores[i] if cores else []},
+            env={**env, "PYTHONPATH": path},
+            log=logs / f"worker-{here}-{i}.log",
         )
         for i, env in enumerate(slots)
     ]

@@ -12,6 +12,8 @@ from sweep.display import TerminalDisplay
 from sweep.folder import PlannedCell
 from sweep.plan import duration
 
+_OPEN = ("waiting", "running", "elsewhere")
+
 
 class LaunchTable(TerminalDisplay):
     """Follows the events of a launch; a live table on a terminal, a line a cell elsewhere."""
@@ -45,6 +47,16 @@ class LaunchTable(TerminalDisplay):
                 self.failures[event.item] = f"its worker died twice ({event.data['how']})"
             self.progress.pop(event.item, None)
             self.console.print(f"{event.item}: worker died ({event.data['how']}), {again}")
+        elif event.kind == "held":
+            if self.state[event.item] != "elsewhere":
+                self.console.print(f"{event.item}: trained by {event.data['by']}; waiting for it")
+            self.state[event.item] = "elsewhere"
+            self.progress.pop(event.item, None)
+        elif event.kind == "done_elsewhere":
+            self.state[event.item] = event.data["status"]
+            if event.data["status"] != "finished":
+                self.failures[event.item] = event.data["status"]
+            self.console.print(f"{event.item} {event.data['status']} by another process")
         else:
             self._note_end(event)
 
@@ -55,7 +67,7 @@ class LaunchTable(TerminalDisplay):
         if event.data["status"] != "finished":
             self.failures[event.item] = f"{event.data['status']}: {event.data['reason']}"
         loss = f"loss {event.data['val_loss']:.4f}, " if event.data["status"] == "finished" else ""
-        count = sum(s not in ("waiting", "running") for s in self.state.values())
+        count = sum(s not in _OPEN for s in self.state.values())
         reason = f": {event.data['reason']}" if event.data["reason"] else ""
         self.console.print(
             f"[{count}/{len(self.state)}] {event.item} {event.data['status']}{reason}, {loss}"
@@ -68,7 +80,7 @@ class LaunchTable(TerminalDisplay):
         factor = sum(self.spent.values()) / asked if asked else 1.0
         rest = 0.0
         for cell_id, state in self.state.items():
-            if state in ("waiting", "running"):
+            if state in _OPEN:
                 done = self.progress.get(cell_id, {})
                 share = 1 - done["step"] / done["steps"] if done else 1.0
                 rest += share * self.predicted.get(cell_id, 0.0)

@@ -1,12 +1,14 @@
 """Several processes that train one cell: who leads, which rows are whose, how gradients meet.
 
-Rank 0 leads: it claims, evaluates, saves and records. The others are started by it, on the same
-machine, and end with it (sweep/follower.py). Every rank has a replica and a share of each batch.
+Rank 0 leads: it claims, evaluates, saves and records. The others (sweep/follower.py) are started by
+it on the same machine, or by SLURM on several, and then find it by a file that it writes. They end
+with it. Every rank has a replica and a share of each batch.
 """
 
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import warnings
@@ -23,10 +25,12 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from sweep import checkpoint
 from sweep.device import Device
 
 _PATIENCE = timedelta(hours=1)  # the leader evaluates while the others wait
 _GRACE_SECONDS = 10.0
+GO_ON_FROM = "go_on_from"  # key of the store
 
 
 @dataclass
@@ -95,6 +99,7 @@ class Job:
     data: dict[str, Any]  # columns, as DataSettings makes them
     shards: Path
     node_cache: Path | None  # the node's own disk that rank 0 reads from
+    meet: Path | None = None  # where ranks that SLURM started look for the leader
 
 
 @contextlib.contextmanager
@@ -109,6 +114,9 @@ def lead(device: Device, job: Job) -> Iterator[tuple[Ranks, Callable[[Path | Non
         yield Ranks(), lambda checkpoint: None
         return
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    if job.meet is not None:
+        yield from _lead_tasks(device, job.meet, store)
+        return
     setup = {
         "port": store.port,
         "hardware": {**asdict(device.hardware), "attention": str(device.attention)},
@@ -127,9 +135,33 @@ def lead(device: Device, job: Job) -> Iterator[tuple[Ranks, Callable[[Path | Non
             dist.destroy_process_group()
 
 
-def join(device: Device, rank: int, store: dist.Store) -> Ranks:
+def _lead_tasks(
+    device: Device, meet: Path, store: dist.TCPStore
+) -> Iterator[tuple[Ranks, Callable[[Path | None], None]]]:
+    """Lead ranks that are there already; their end is the end of the step that SLURM runs."""
+    checkpoint.write_json({"host": own_name(), "port": store.port}, meet)
+    try:
+        ranks = join(device, 0, store, one_machine=os.environ.get("SLURM_NNODES", "1") == "1")
+        yield ranks, lambda path: store.set(GO_ON_FROM, str(path or ""))
+    finally:
+        meet.unlink(missing_ok=True)
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def own_name() -> str:
+    """Name or address by which other nodes reach this one."""
+    for name in (os.environ.get("SLURMD_NODENAME"), socket.gethostname()):
+        with contextlib.suppress(OSError):
+            if name and socket.gethostbyname(name):
+                return name
+    return "127.0.0.1"
+
+
+def join(device: Device, rank: int, store: dist.Store, one_machine: bool = True) -> Ranks:
     """Meet the other ranks; returns when all are there."""
-    if "GLOO_SOCKET_IFNAME" not in os.environ and Path("/sys/class/net/lo").exists():
+    loopback = one_machine and Path("/sys/class/net/lo").exists()
+    if "GLOO_SOCKET_IFNAME" not in os.environ and loopback:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # one machine: its name need not resolve
     backend = "nccl" if device.device.type == "cuda" else "gloo"
     dist.init_process_group(

@@ -72,13 +72,21 @@ class RunSettings:
 
     evaluations: int
     checkpoint_seconds: float
+    checkpoint_steps: int | None = None
     keep_checkpoints: str = "last"
+    lease_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.evaluations <= 10_000:
             raise ValueError(f"run.evaluations={self.evaluations} must lie between 0 and 10,000")
         if not self.checkpoint_seconds >= 0:
             raise ValueError(f"run.checkpoint_seconds={self.checkpoint_seconds:g} is negative")
+        if self.checkpoint_steps is not None and self.checkpoint_steps < 1:
+            raise ValueError(f"run.checkpoint_steps={self.checkpoint_steps} must be at least 1")
+        if not 1 <= self.lease_seconds <= 3600:
+            raise ValueError(
+                f"run.lease_seconds={self.lease_seconds:g} must lie between 1 and 3600"
+            )
         if self.keep_checkpoints not in KEEP:
             raise ValueError(
                 f"run.keep_checkpoints={self.keep_checkpoints} is unknown; "

@@ -1,84 +1,212 @@
-"""Status: what of a plan is done, and what is not moving, from the sweep's own files."""
+"""Status: what of a plan is planned, queued, running, done; what does not move, why, what to type."""
 
-from collections import Counter
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from results.store import read_records, rerun_spread, results_of, terminal_cells
 from sweep.arguments import Arguments
-from sweep.errors import UsageError
-from sweep.folder import SweepFolder, read_plan
-from sweep.health import complaints
+from sweep.cell_state import CellState, State, cell_state
+from sweep.explain import Commands
+from sweep.folder import SweepFolder
+from sweep.plan import duration
+from sweep.sweep_facts import SweepFacts, read_facts
 
-_MOST = 10  # cells whose notes are printed
+_EXAMPLES = 3  # cells that are named of those that wait for the same reason
+_KINDS = 12  # reasons that are printed
+_SAMPLED = 24  # records from which the speed is taken
+_WATCH_SECONDS = 10.0
+_SWEEP = ("root", "sweep", "grid")
 
 
-def print_status(folder: SweepFolder, args: Arguments, console: Console) -> int:
-    """Print counts by budget and the next command; 0 when all is well.
+@dataclass(frozen=True)
+class Status:
+    """Every cell's state, and what could not be asked."""
+
+    facts: SweepFacts
+    cells: Sequence[CellState]
+
+    @property
+    def bad(self) -> bool:
+        """Whether something went wrong that a person should know of."""
+        return any(c.stuck or c.state in (State.FAILED, State.DIVERGED) for c in self.cells)
+
+    @property
+    def moves(self) -> bool:
+        """Whether anything may change without anybody's doing."""
+        return any(c.state in (State.QUEUED, State.RUNNING) and not c.stuck for c in self.cells)
+
+
+def print_status(folder: SweepFolder, args: Arguments, console: Console, watch: bool) -> int:
+    """Print counts by budget, what does not move and why, and the next command.
 
     Args:
         folder: the sweep.
         args: what was typed, for the next command.
         console: where to print.
+        watch: print it again and again until nothing moves.
+
+    Returns:
+        0 when all is well, 1 when a cell failed, diverged or is stuck.
 
     Raises:
         UsageError: the sweep was never launched.
     """
-    plan = read_plan(folder)
-    if not plan:
-        raise UsageError(
-            f"sweep={folder.name} has no plan in {folder.path}: launch it first: isoflop launch"
-        )
-    done = terminal_cells(folder.records, [p.cell.id for p in plan])
-    states: dict[float, Counter] = {}
-    for p in plan:
-        state = done.get(p.cell.id) or _unrecorded(folder, p.cell.id)
-        states.setdefault(p.cell.budget, Counter())[state] += 1
-    columns = ("waiting", "started", "finished", "diverged", "stopped", "failed")
+    while True:
+        status = read_status(folder, commands_of(args))
+        if watch and console.is_terminal:
+            console.clear()
+        _print(status, folder, args, console)
+        if not watch or not status.moves:
+            return 1 if status.bad else 0
+        time.sleep(_WATCH_SECONDS)
+
+
+def read_status(folder: SweepFolder, commands: Commands) -> Status:
+    """Read a sweep's files, ask SLURM once, and say where each cell is.
+
+    Raises:
+        UsageError: the sweep was never launched.
+    """
+    facts = read_facts(folder)
+    now = time.time()
+    return Status(facts, [cell_state(c, now, commands) for c in facts.cells])
+
+
+def commands_of(args: Arguments) -> Commands:
+    """Return commands with what was typed of root, sweep and grid."""
+    return Commands(*(args.again(verb, _SWEEP) for verb in ("launch", "cancel", "logs")))
+
+
+def _reruns(folder: SweepFolder, status: Status) -> list[str]:
+    """Say by how much cells that finished more than once differ."""
+    spreads = []
+    for facts in status.facts.cells:
+        numbers = [a.number for a in facts.attempts if a.record == State.FINISHED]
+        if len(numbers) > 1:
+            paths = [folder.records / f"{facts.plan.cell_id}.{n}.parquet" for n in numbers]
+            losses = [pq.read_table(p, columns=["val_loss"])["val_loss"][0].as_py() for p in paths]
+            spreads.append(max(losses) - min(losses))
+    if not spreads:
+        return []
+    return [f"Reruns of {len(spreads)} cells differ by {max(spreads):.3g} nats at most."]
+
+
+def _print(status: Status, folder: SweepFolder, args: Arguments, console: Console) -> None:
+    rate = seconds_per_flop(folder, status)
+    console.print(_table(status.cells, rate))
+    if eta := _eta(status.cells, rate):
+        console.print(eta)
+    for note in status.facts.notes:
+        console.print(f"Note: {note}")
+    for line in (
+        *_reasons(status.cells),
+        *_lost_nodes(status, args),
+        *_health(status),
+        *_reruns(folder, status),
+    ):
+        console.print(line)
+    states = Counter(c.state for c in status.cells)
+    if states[State.PLANNED] or states[State.FAILED]:
+        console.print(f"Go on: {args.again('launch', _SWEEP)}")
+    elif not (states[State.QUEUED] or states[State.RUNNING]):
+        console.print(f"Next: {args.again('collect', _SWEEP)}")
+
+
+def _table(cells: Sequence[CellState], rate: float | None) -> Table:
+    shown = [s for s in State if s not in (State.DIVERGED, State.STOPPED)]
+    shown += [s for s in (State.DIVERGED, State.STOPPED) if any(c.state is s for c in cells)]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("budget", *columns):
+    for name in ("budget", *map(str, shown), "steps", "cell time left"):
         table.add_column(name, justify="right")
-    for budget, counts in sorted(states.items()):
-        table.add_row(f"{budget:.3g}", *(str(counts[c]) if counts[c] else "·" for c in columns))
-    console.print(table)
-    _print_health(folder, [p.cell.id for p in plan if p.cell.id in done], console)
-    total = sum(states.values(), Counter())
-    if len(done) < len(plan):
-        console.print(f"Go on: {args.again('launch', ('root', 'sweep', 'grid'))}")
-    else:
-        console.print(f"Next: {args.again('collect', ('root', 'sweep', 'grid'))}")
-    return 1 if total["failed"] or total["diverged"] else 0
-
-
-def _print_health(folder: SweepFolder, done: list[str], console: Console) -> None:
-    """Say which finished cells to look at before a law is drawn through them, and why."""
-    if not done:
-        return
-    records = read_records(folder.records)
-    results = results_of(records)
-    results = results[results["cell_id"].isin(done)]
-    for row in results[results["status"] == "diverged"].to_dict("records"):
-        console.print(f"{row['cell_id']}: diverged, {row['reason']}")
-    notes = {
-        row["cell_id"]: complaints(row)
-        for row in results[results["status"] == "finished"].to_dict("records")
-    }
-    unhealthy = {cell_id: found for cell_id, found in notes.items() if found}
-    for cell_id, found in list(unhealthy.items())[:_MOST]:
-        console.print(f"{cell_id}: {'; '.join(found)}")
-    if len(unhealthy) > _MOST:
-        console.print(f"and {len(unhealthy) - _MOST} more cells with such notes")
-    spread = rerun_spread(records)
-    if len(spread):
-        console.print(
-            f"Reruns of {len(spread)} cells differ by {spread['spread'].max():.3g} nats at most."
+    by_budget: dict[float, list[CellState]] = defaultdict(list)
+    for cell in cells:
+        by_budget[cell.budget].append(cell)
+    for budget, of_it in sorted(by_budget.items()):
+        counts = Counter(c.state for c in of_it)
+        steps, total = sum(c.step for c in of_it), sum(c.steps for c in of_it)
+        left = "?" if rate is None else duration(rate * _flops_left(of_it))
+        table.add_row(
+            f"{budget:.3g}",
+            *(f"{counts[s]:,}" if counts[s] else "·" for s in shown),
+            f"{100 * steps // total}%",
+            left if _flops_left(of_it) else "·",
         )
+    return table
 
 
-def _unrecorded(folder: SweepFolder, cell_id: str) -> str:
-    base = folder.cell(cell_id)
-    attempts = [p for p in base.iterdir() if p.name.isdigit()] if base.is_dir() else []
-    if any((folder.records / f"{cell_id}.{p.name}.parquet").exists() for p in attempts):
-        return "failed"
-    return "started" if attempts else "waiting"
+def _flops_left(cells: Iterable[CellState]) -> float:
+    going = (State.PLANNED, State.QUEUED, State.RUNNING, State.FAILED)
+    return sum(c.flops * (1 - min(c.step / c.steps, 1)) for c in cells if c.state in going)
+
+
+def _eta(cells: Sequence[CellState], rate: float | None) -> str | None:
+    """Say when the sweep will be done, if it goes on as it went."""
+    running = sum(c.state is State.RUNNING for c in cells)
+    left = _flops_left(c for c in cells if c.state in (State.QUEUED, State.RUNNING))
+    if not running or rate is None or not left:
+        return None
+    return f"About {duration(rate * left / running)} to go with {running} running at once."
+
+
+def seconds_per_flop(folder: SweepFolder, status: Status) -> float | None:
+    """Return seconds of an attempt over its FLOPs, from records of finished cells here and there."""
+    finished = [f for f, c in zip(status.facts.cells, status.cells, strict=True)
+                if c.state is State.FINISHED]  # fmt: skip
+    seconds = flops = 0.0
+    for facts in finished[:: max(1, len(finished) // _SAMPLED)]:
+        number = next(a.number for a in facts.attempts if a.record == State.FINISHED)
+        path = folder.records / f"{facts.plan.cell_id}.{number}.parquet"
+        row = pq.read_table(path, columns=["seconds", "flops"]).to_pylist()[0]
+        if row["seconds"] == row["seconds"]:
+            seconds, flops = seconds + row["seconds"], flops + row["flops"]
+    return seconds / flops if flops else None
+
+
+def _reasons(cells: Iterable[CellState]) -> list[str]:
+    """Name cells with an explanation, those of the same reason together."""
+    alike: dict[str, list[CellState]] = defaultdict(list)
+    for cell in cells:
+        if cell.explanation is not None:
+            alike[re.sub(r"\d[\d_,]*", "#", f"{cell.state} {cell.explanation.why}")].append(cell)
+    groups = sorted(alike.values(), key=lambda group: (not group[0].stuck, -len(group)))
+    lines = []
+    for group in groups[:_KINDS]:
+        for cell in group[:_EXAMPLES]:
+            mend = cell.explanation.mend
+            lines.append(f"{cell.cell_id} ({cell.state}): {cell.explanation.why}")
+            lines += [f"    {mend}"] if mend else []
+        if len(group) > _EXAMPLES:
+            lines.append(f"    and {len(group) - _EXAMPLES:,} more cells for the same reason")
+    if len(groups) > _KINDS:
+        lines.append(f"and {len(groups) - _KINDS} other reasons; one cell: isoflop logs cell=ID")
+    return lines
+
+
+def _lost_nodes(status: Status, args: Arguments) -> list[str]:
+    """Name nodes that failed under more than one cell."""
+    lost = Counter(n for job in status.facts.queue.values() for n in job.lost_nodes)
+    return [
+        f"node {node} failed under {n} jobs: {args.again('launch', _SWEEP)} cluster.exclude={node}"
+        for node, n in lost.most_common()
+        if n > 1
+    ]
+
+
+def _health(status: Status) -> list[str]:
+    """Say which finished cells to look at before a law is drawn through them, and why."""
+    noted = [
+        (facts.plan.cell_id, attempt.status["notes"])
+        for facts in status.facts.cells
+        for attempt in facts.attempts
+        if attempt.record == State.FINISHED and attempt.status.get("notes")
+    ]
+    lines = [f"{cell_id}: {'; '.join(notes)}" for cell_id, notes in noted[:_KINDS]]
+    if len(noted) > _KINDS:
+        lines.append(f"and {len(noted) - _KINDS:,} more cells with such notes")
+    return lines

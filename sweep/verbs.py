@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _CELLS = ("root", "sweep", "grid", "grid.*", "model", "model.*", "recipe", "recipe.*", "data",
           "data.*", "eval")  # fmt: skip
 _HARDWARE = ("hardware", "hardware.*")
-_RUN = ("run.evaluations", "run.checkpoint_seconds", "run.keep_checkpoints")
+_RUN = ("run.evaluations", "run.checkpoint_seconds", "run.checkpoint_steps",
+        "run.keep_checkpoints", "run.lease_seconds")  # fmt: skip
 _SWEEP = ("root", "sweep", "grid")
 _FIT = ("fit", "fit.*")
 
@@ -75,22 +76,53 @@ def prepare(args: Arguments, console: Console) -> int:
 
 
 def launch(args: Arguments, console: Console) -> int:
-    """Train every planned cell without a terminal record."""
+    """Train, or have SLURM train, every planned cell without a terminal record."""
+    from sweep.cluster import cluster_settings, launch_settings
+
+    cluster, how = cluster_settings(args.app.cluster), launch_settings(args.app.launch)
+    _refuse_unused_launch_keys(args, cluster.kind)
+    if cluster.kind == "slurm":
+        return _launch_on_slurm(args, cluster, how, console)
     from sweep.launch import launch as launch_sweep
     from sweep.resolve import hardware_settings, resolve, run_settings
 
     app, resolved = args.app, resolve(args.app)
     bad = launch_sweep(
-        resolved,
-        hardware_settings(app.hardware),
-        run_settings(app.run),
-        app.cluster.workers,
-        console,
+        resolved, hardware_settings(app.hardware), run_settings(app.run), cluster, how, console
     )
     for cell_id, reason in bad.items():
         console.print(f"{cell_id}: {reason}")
     _next(console, "Next", args.again("collect", _SWEEP))
     return 1 if bad else 0
+
+
+def _launch_on_slurm(args: Arguments, cluster, how, console: Console) -> int:
+    from sweep.launch_slurm import SlurmLaunch, launch_on_slurm
+    from sweep.resolve import hardware_settings, resolve, run_settings
+
+    app = args.app
+    asked = SlurmLaunch(
+        resolve(app), hardware_settings(app.hardware), run_settings(app.run), cluster, how,
+        app.hardware.price,
+    )  # fmt: skip
+    done = launch_on_slurm(asked, console)
+    for cell_id, reason in done.bad.items():
+        console.print(f"{cell_id}: {reason}")
+    if not how.dry_run:
+        next_verb = "status" if done.jobs else "collect"
+        _next(console, "Next", args.again(next_verb, _SWEEP))
+    return 1 if done.bad else 0
+
+
+def _refuse_unused_launch_keys(args: Arguments, kind: str) -> None:
+    """Refuse a choice that this kind of launch would not look at."""
+    if kind == "slurm":
+        return
+    for_slurm = args.groups_named("cluster") - {"cluster", "cluster.kind", "cluster.workers"}
+    for_slurm |= args.named & {"launch.canary"}
+    if for_slurm:
+        key = sorted(for_slurm)[0]
+        raise UsageError(f"{key} is read by cluster=slurm only: leave it out, or add cluster=slurm")
 
 
 def run(args: Arguments, console: Console) -> int:
@@ -113,11 +145,29 @@ def run(args: Arguments, console: Console) -> int:
 
 
 def status(args: Arguments, console: Console) -> int:
-    """Count planned, finished and failed cells by budget."""
+    """Count cells by state and budget, and say what does not move and why."""
     from sweep.resolve import sweep_folder
     from sweep.status import print_status
 
-    return print_status(sweep_folder(args.app), args, console)
+    return print_status(sweep_folder(args.app), args, console, args.app.status.watch)
+
+
+def logs(args: Arguments, console: Console) -> int:
+    """Print what a cell's last job said."""
+    from sweep.logs import print_logs
+    from sweep.resolve import sweep_folder
+
+    if args.app.cell is None:
+        raise UsageError("logs needs cell=ID; list the ids with: isoflop plan")
+    return print_logs(sweep_folder(args.app), args.app.cell, args, console)
+
+
+def cancel(args: Arguments, console: Console) -> int:
+    """Stop a sweep, or one cell's job."""
+    from sweep.cancel import cancel as cancel_sweep
+    from sweep.resolve import sweep_folder
+
+    return cancel_sweep(sweep_folder(args.app), args.app.cell, args, console)
 
 
 def collect(args: Arguments, console: Console) -> int:
@@ -251,7 +301,7 @@ VERBS: dict[str, Verb] = {
     ),
     "launch": Verb(
         launch,
-        (*_CELLS, *_HARDWARE, "cluster", "cluster.*", *_RUN),
+        (*_CELLS, *_HARDWARE, "cluster", "cluster.*", "launch.*", *_RUN),
         "train every planned cell that has no result yet",
         "isoflop launch grid=smoke",
     ),
@@ -261,7 +311,24 @@ VERBS: dict[str, Verb] = {
         "train one cell, here and now, and compare",
         "isoflop run grid=smoke cell=c1.4e10-n11k",
     ),
-    "status": Verb(status, _SWEEP, "what is done, running, failed", "isoflop status grid=smoke"),
+    "status": Verb(
+        status,
+        (*_SWEEP, "status.watch"),
+        "what is done, runs, waits, failed; why, and what to type",
+        "isoflop status grid=smoke",
+    ),
+    "logs": Verb(
+        logs,
+        (*_SWEEP, "cell"),
+        "what a cell's last job said, and its last error in words",
+        "isoflop logs grid=smoke cell=c1.4e10-n11k",
+    ),
+    "cancel": Verb(
+        cancel,
+        (*_SWEEP, "cell"),
+        "stop a sweep's jobs and its launches here, or one cell's job",
+        "isoflop cancel grid=smoke",
+    ),
     "collect": Verb(
         collect,
         _SWEEP,
@@ -305,7 +372,17 @@ VERBS: dict[str, Verb] = {
     ),
     "demo": Verb(
         demo,
-        (*_CELLS, *_HARDWARE, "cluster", "cluster.*", *_RUN, *_FIT, "report", "report.*"),
+        (
+            *_CELLS,
+            *_HARDWARE,
+            "cluster",
+            "cluster.workers",
+            "launch.*",
+            *_RUN,
+            *_FIT,
+            "report",
+            "report.*",
+        ),
         "all of it on this machine, in minutes",
         "isoflop demo",
     ),

@@ -11,15 +11,20 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from results.record import Record
+from slurm.lease import Holder, LeaseLost, Watch
+from slurm.local import BAD_DEVICE
 from sweep.attempt import Progress, Stopped, run_attempt
-from sweep.claim import claim
+from sweep.claim import Attempt, claim, claim_for_launch
 from sweep.data import check_data, open_data
 from sweep.device import Device, check_replica, open_device
 from sweep.folder import PlannedCell, SweepFolder, read_plan
+from sweep.past import failures_here, rows_to_try
+from sweep.retry import Failure, classify
 from sweep.settings import HardwareSettings, RunSettings
 
 
@@ -30,6 +35,8 @@ def main() -> None:
     ended = threading.Event()
     threading.Thread(target=_listen, args=(inbox, ended), daemon=True).start()
     setup = inbox.get()["setup"]
+    if setup["cores"]:
+        os.sched_setaffinity(0, setup["cores"])
     folder = SweepFolder(Path(setup["root"]), setup["sweep"])
     plan = {p.cell.id: p for p in read_plan(folder)}
     try:
@@ -39,6 +46,7 @@ def main() -> None:
         return
     say({"kind": "ready"})
     settings = RunSettings(**setup["run"])
+    watch = Watch(settings.lease_seconds)
     while (message := inbox.get()) and not ended.is_set():
         planned = plan[message["item"]]
 
@@ -46,9 +54,16 @@ def main() -> None:
             say({"kind": "progress", **_progress(p)})
 
         try:
-            outcome = _train(planned, folder, setup, device, settings, tell, ended)
+            got = claim_for_launch(folder, planned.cell, watch)
+            if not isinstance(got, Attempt):
+                say({"item": planned.cell.id, **_elsewhere(got, ended), "free": True})
+                continue
+            outcome = _train(got, planned, folder, setup, device, settings, tell, ended)
         except Stopped:
             return
+        except LeaseLost as e:
+            say({"item": planned.cell.id, "kind": "held", "by": str(e), "free": True})
+            continue
         except Exception as e:  # whatever it is, the next cell deserves its turn
             traceback.print_exc()
             outcome = {"status": "failed", "reason": f"{type(e).__name__}: {e}", "seconds": 0.0}
@@ -61,7 +76,16 @@ def _open_device(asked: HardwareSettings, plan: Collection[PlannedCell]) -> Devi
     return open_device(asked, 0, head_dims, any(p.data.document_mask for p in plan))
 
 
+def _elsewhere(got: Holder | str, ended: threading.Event) -> dict[str, Any]:
+    """Say of a cell that it is done, or who works on it; in no haste to be asked again."""
+    if isinstance(got, str):
+        return {"kind": "done_elsewhere", "status": got}
+    ended.wait(1.0)
+    return {"kind": "held", "by": got.in_words()}
+
+
 def _train(
+    attempt: Attempt,
     planned: PlannedCell,
     folder: SweepFolder,
     setup: Mapping[str, Any],
@@ -70,20 +94,48 @@ def _train(
     tell: Callable[[Progress], None],
     ended: threading.Event,
 ) -> dict[str, Any]:
-    check_replica(planned.cell.model, planned.cell.recipe.batch_rows, device)
-    shards = Path(setup["data"])
+    """Train a claimed cell to a result; what may pass is tried again."""
+    while True:
+        record = _attempt(attempt, planned, folder, setup, device, settings, tell, ended)
+        if record.status != "failed":
+            break
+        after = failures_here(folder, record, setup["retries"], None)
+        print(f"{record.cell_id}: {record.reason}; {after.why}", file=sys.stderr, flush=True)
+        if not after.again:
+            break
+        if classify(record.reason) is not Failure.MEMORY:  # what failed may be this process
+            sys.exit(BAD_DEVICE if classify(record.reason) is Failure.DEVICE else 1)
+        attempt = claim(folder, planned.cell, resume=True)
+    return {
+        "status": record.status,
+        "reason": record.reason,
+        "val_loss": record.val_loss,
+        "seconds": record.seconds,
+    }
+
+
+def _attempt(
+    attempt: Attempt,
+    planned: PlannedCell,
+    folder: SweepFolder,
+    setup: Mapping[str, Any],
+    device: Device,
+    settings: RunSettings,
+    tell: Callable[[Progress], None],
+    ended: threading.Event,
+) -> Record:
+    """Make one attempt, which is given back however it ends."""
+    shards, cell = Path(setup["data"]), planned.cell
     node_cache = Path(setup["node_cache"]) if setup["node_cache"] else None
-    data = open_data(
-        shards,
-        planned.data,
-        planned.cell.model.seq_len,
-        verify=True,
-        node_cache=node_cache,
-    )
-    check_data([planned.cell], data, planned.data.max_epochs)
-    attempt = claim(folder, planned.cell, resume=True)
+    rows = rows_to_try(folder, cell.id, device.hardware.micro_rows)
+    device = replace(device, hardware=replace(device.hardware, micro_rows=rows))
     try:
-        record = run_attempt(
+        check_replica(cell.model, cell.recipe.batch_rows, device)
+        data = open_data(
+            shards, planned.data, cell.model.seq_len, verify=True, node_cache=node_cache
+        )
+        check_data([cell], data, planned.data.max_epochs)
+        return run_attempt(
             attempt,
             folder,
             data,
@@ -97,12 +149,6 @@ def _train(
         )
     finally:
         attempt.release()
-    return {
-        "status": record.status,
-        "reason": record.reason,
-        "val_loss": record.val_loss,
-        "seconds": record.seconds,
-    }
 
 
 def _progress(p: Progress) -> dict[str, Any]:

@@ -43,6 +43,8 @@ GROUPS = (
     "fit",
     "report",
     "plan",
+    "launch",
+    "status",
     "forecast",
     "run",
     "budget",
@@ -81,6 +83,8 @@ def as_written(value: object) -> str:
         return "required"
     if isinstance(value, list):
         return f"`[{', '.join(f'{v:g}' for v in value)}]`"
+    if isinstance(value, dict):
+        return f"`{value}`"
     if value is None or isinstance(value, bool):
         return f"`{ {None: 'null', True: 'true', False: 'false'}[value] }`"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"

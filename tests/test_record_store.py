@@ -167,6 +167,23 @@ def test_the_records_of_the_first_demo_still_load():
     assert rows["val_loss"].notna().all()
 
 
+def test_the_footer_says_the_same_as_the_columns(tmp_path):
+    """Values of every kind, NaN and None among them, whichever of the two is read."""
+    path = write_record(record(val_loss=2.5, val_tokens=7, suspect="a", compiled=False), tmp_path)
+    by_footer = read_records(tmp_path)
+    pq.write_table(pq.read_table(path).replace_schema_metadata(arrow_schema().metadata), path)
+    pd.testing.assert_frame_equal(by_footer, read_records(tmp_path))
+
+
+def test_columns_count_where_somebody_changed_them_and_kept_the_footer(tmp_path):
+    path = write_record(record(val_loss=2.5), tmp_path)
+    table, kept = pq.read_table(path), pq.read_metadata(path).metadata
+    place = table.column_names.index("val_loss")
+    changed = table.set_column(place, table.schema.field("val_loss"), pa.array([9.0]))
+    pq.write_table(changed.replace_schema_metadata(kept), path)
+    assert read_records(tmp_path)["val_loss"].tolist() == [9.0]
+
+
 def test_a_file_without_a_column_that_all_have_or_with_a_strange_one_is_refused(tmp_path):
     path = write_record(record(), tmp_path)
     whole = pq.read_table(path)

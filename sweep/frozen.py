@@ -1,0 +1,77 @@
+"""What a submission froze, read back by its jobs: one cell, and how and on what it is trained."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from sweep.cells import cell_from_row
+from sweep.data import DataSettings
+from sweep.errors import UsageError
+from sweep.folder import PlannedCell, SweepFolder
+from sweep.settings import HardwareSettings, RunSettings
+from sweep.submissions import Submission, read_submission
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Settings of the attempts of a launch."""
+
+    shards: Path
+    node_cache: Path | None
+    hardware: HardwareSettings
+    run: RunSettings
+    max_requeues: int
+    retries: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        values = {**asdict(self), "shards": str(self.shards)}
+        return values | {"node_cache": self.node_cache and str(self.node_cache)}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> "Frozen":
+        """Rebuild what `to_dict` made."""
+        return Frozen(
+            shards=Path(values["shards"]),
+            node_cache=Path(values["node_cache"]) if values["node_cache"] else None,
+            hardware=HardwareSettings(**values["hardware"]),
+            run=RunSettings(**values["run"]),
+            max_requeues=values["max_requeues"],
+            retries=values["retries"],
+        )
+
+
+def open_submission(path: Path) -> tuple[SweepFolder, Submission, Frozen]:
+    """Read a submission's file and where it lies: <root>/<sweep>/submissions/<name>.json.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    sweep = path.resolve().parent.parent
+    submission = read_submission(path)
+    return SweepFolder(sweep.parent, sweep.name), submission, Frozen.from_dict(submission.settings)
+
+
+def own_cell(folder: SweepFolder, submission: Submission) -> PlannedCell:
+    """Return the cell of this task of the array.
+
+    Raises:
+        UsageError: the plan has no such cell.
+    """
+    return planned_cell(folder, submission.cell_of(int(os.environ["SLURM_ARRAY_TASK_ID"])))
+
+
+def planned_cell(folder: SweepFolder, cell_id: str) -> PlannedCell:
+    """Read one cell of the frozen plan.
+
+    Raises:
+        UsageError: the plan has no such cell.
+    """
+    rows = pq.read_table(folder.plan, filters=[("cell_id", "=", cell_id)]).to_pylist()
+    if not rows:
+        raise UsageError(f"{cell_id} is not in {folder.plan}")
+    return PlannedCell(cell_from_row(rows[0]), DataSettings.from_columns(rows[0]))

@@ -1,0 +1,60 @@
+"""Which cells of a sweep wait or run in SLURM's queue, by the ledger and one look at the queue."""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from slurm.queue import JobState, Key, read_queue
+from sweep.folder import SweepFolder
+from sweep.submissions import Submission, read_submissions, refused, submitted
+
+_YOUNG = 15.0  # seconds in which an sbatch of a launcher that was killed may still arrive
+
+
+def settle_submissions(folder: SweepFolder) -> tuple[list[Submission], dict[Key, JobState]]:
+    """Read the ledger and the queue, and settle what a killed launcher left open.
+
+    Held by the launch lease: a frozen submission is then nobody's who still lives.
+
+    Returns:
+        The ledger, and the state of every job and task in it.
+
+    Raises:
+        NoSlurm: the queue can't be read.
+    """
+    ledger = read_submissions(folder)
+    left = [s for s in ledger if s.state == "frozen"]
+    if left:
+        time.sleep(max(0.0, _YOUNG - min(map(_age, left))))
+    ids = [s.job_id for s in ledger if s.job_id is not None]
+    queue = read_queue(ids, names=[s.job_name for s in left]) if ids or left else {}
+    by_name = {state.name: job for (job, _), state in queue.items() if state.name}
+    settled = [s if s.state != "frozen" else _settle(folder, s, by_name) for s in ledger]
+    return settled, queue
+
+
+def cells_in_queue(ledger: Sequence[Submission], queue: dict[Key, JobState]) -> dict[str, Key]:
+    """Cells that wait or run, each with its job and index."""
+    jobs = {s.job_id: s for s in ledger if s.kind == "cells" and s.job_id is not None}
+    return {
+        jobs[job].cell_of(index): (job, index)
+        for (job, index), state in queue.items()
+        if job in jobs and index is not None and state.active
+    }
+
+
+def active_jobs(ledger: Sequence[Submission], queue: dict[Key, JobState]) -> list[str]:
+    """Ids of arrays of cells of which something waits or runs."""
+    ids = {s.job_id for s in ledger if s.kind == "cells"}
+    return sorted({job for (job, _), state in queue.items() if job in ids and state.active})
+
+
+def _settle(folder: SweepFolder, frozen: Submission, by_name: dict[str, str]) -> Submission:
+    job_id = by_name.get(frozen.job_name)
+    if job_id is not None:
+        return submitted(folder, frozen, job_id)
+    return refused(folder, frozen, "its launcher ended before sbatch took it")
+
+
+def _age(submission: Submission) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(submission.at)).total_seconds()

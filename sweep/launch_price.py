@@ -1,0 +1,85 @@
+"""What a launch will take, said before it is paid for: hours, money, disk, limits."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+
+from models.flops import count_params
+from sweep.errors import UsageError
+from sweep.plan import duration, size_of
+from sweep.resources import MEASURED_MARGIN, STARTUP_SECONDS, Sized
+from sweep.settings import RunSettings
+
+
+def gpu_hours(seconds: Mapping[str, float], ranks: int) -> float:
+    """Predicted hours of GPUs, or of ranks where they have none, of cells; without margins."""
+    return sum(seconds.values()) * ranks / 3600
+
+
+def check_price(seconds: Mapping[str, float], ranks: int, most: float | None) -> None:
+    """Refuse what is predicted to take more than was allowed.
+
+    Args:
+        seconds: predicted, by cell.
+        ranks: of each cell.
+        most: launch.max_gpu_hours.
+
+    Raises:
+        UsageError: it is.
+    """
+    hours = gpu_hours(seconds, ranks)
+    if most is not None and hours > most:
+        dearest = max(seconds, key=lambda i: seconds[i])
+        raise UsageError(
+            f"launch.max_gpu_hours={most:g}, but {len(seconds)} cells are predicted to take "
+            f"{hours:.4g} (the dearest, {dearest}, {seconds[dearest] * ranks / 3600:.3g}): "
+            "raise it, or take budgets out of grid.budgets"
+        )
+
+
+def seconds_of(sized: Sequence[Sized]) -> dict[str, float]:
+    """Predicted seconds by cell."""
+    return {s.planned.cell.id: s.seconds for s in sized}
+
+
+def disk_needed(sized: Sequence[Sized], run: RunSettings) -> float:
+    """Bytes of checkpoints at most, by what is kept of a recorded attempt.
+
+    A checkpoint is 12 bytes a parameter. While it trains an attempt keeps two and writes a third;
+    of all attempts, not only those that run at once, since how many do is SLURM's to say.
+    """
+    kept = {"none": 0, "last": 1, "all": max(1, run.evaluations) + 1}[run.keep_checkpoints]
+    each = [12.0 * count_params(s.planned.cell.model).total for s in sized]
+    return sum(kept * size + 100_000 for size in each) + 3 * sum(sorted(each)[-100:])
+
+
+def say_sizes(
+    sized: Sequence[Sized],
+    ranks: int,
+    price: float | None,
+    margin: float,
+    factor: float | None,
+    console: Console,
+) -> None:
+    """Say hours, money and how limits were set."""
+    hours, what = gpu_hours(seconds_of(sized), ranks), _unit(sized)
+    money = "" if price is None else f", {hours * price:,.2f} at hardware.price={price:g} an hour"
+    measured = (
+        "as the plan assumes"
+        if factor is None
+        else f"{factor:.2f} x what the plan assumes, as measured here"
+    )
+    shown = margin if factor is None else min(margin, MEASURED_MARGIN)
+    console.print(
+        f"Predicted: {hours:.4g} {what}{money} ({measured}). Time limits are {shown:g} x that "
+        f"and {duration(STARTUP_SECONDS)}, rounded up."
+    )
+
+
+def _unit(sized: Sequence[Sized]) -> str:
+    return "GPU-hours" if all(s.resources.gpus for s in sized) else "hours of a device"
+
+
+def say_disk(bytes_needed: float, free: float, console: Console) -> None:
+    """Say what checkpoints take of the disk; the canary looks again from a node."""
+    console.print(f"Disk: {size_of(bytes_needed)} of checkpoints at most, {size_of(free)} free.")

@@ -1,0 +1,65 @@
+"""One real SLURM for all tests of this folder; where none can be had, they skip and say why."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers_cluster import Lab
+
+from slurm.devcluster.cluster import ClusterError, DevCluster
+from slurm.devcluster.down import down
+from slurm.devcluster.packages import why_not_here
+from slurm.devcluster.up import up
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this folder."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[DevCluster]:
+    """Return a cluster of this process's own; ISOFLOP_TEST_CLUSTER=port:prefix chooses its names."""
+    if reason := why_not_here():
+        pytest.skip(reason)
+    port, prefix = os.environ.get("ISOFLOP_TEST_CLUSTER", "19810:t").split(":")
+    root = Path(tempfile.gettempdir()) / f"isoflop-test-{port}"
+    made = DevCluster(root=root, port=int(port), prefix=prefix, grace=30)
+    try:
+        if old := DevCluster.load(root):  # of tests that were killed
+            down(old, print)
+        up(made, print)
+    except ClusterError as e:
+        pytest.skip(f"no SLURM here: {e}")
+    yield made
+    down(made, print)
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory) -> Path:
+    """Return the root of all sweeps, which share prepared data."""
+    return tmp_path_factory.mktemp("sweeps")
+
+
+@pytest.fixture
+def lab(cluster, root) -> Iterator[Lab]:
+    """Return the cluster, quiet and mended before and after."""
+    lab = Lab(cluster, root)
+    lab.clear()
+    yield lab
+    lab.clear()
+
+
+@pytest.fixture(scope="session")
+def right(cluster, root) -> dict[str, float]:
+    """Return the losses of the smoke grid, trained undisturbed on this machine without SLURM."""
+    lab = Lab(cluster, root)
+    words = ("grid=smoke", f"root={root}", "sweep=undisturbed", "launch.finish=false")
+    done = lab.isoflop("launch", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return lab.losses("undisturbed")

@@ -1,0 +1,367 @@
+"""What else happens to a cluster: after each, every cell has one result or a reason, and right losses.
+
+Minutes in all: `make test-cluster`.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+from helpers_cluster import Lab
+
+from slurm.devcluster.up import up
+from slurm.queue import NoSlurm, read_queue
+from sweep.submissions import read_submissions
+
+pytestmark = pytest.mark.slow
+
+PREEMPTION = [
+    pytest.param(True, 30, id="user signal, grace"),
+    pytest.param(False, 30, id="SIGTERM, grace"),
+    pytest.param(True, 0, id="no grace"),
+]
+
+
+@pytest.fixture
+def configured(lab):
+    """Return a function that changes how the site preempts; it is put back at the end."""
+
+    def configure(user_signal: bool, grace: int) -> None:
+        up(replace(lab.cluster, user_signal=user_signal, grace=grace), lambda line: None)
+
+    yield configure
+    up(lab.cluster, lambda line: None)
+
+
+@pytest.mark.parametrize(("user_signal", "grace"), PREEMPTION)
+def test_preemption_as_each_kind_of_site_does_it(lab, right, configured, user_signal, grace):
+    configured(user_signal, grace)
+    sweep = f"preempted-{user_signal}-{grace}"
+    lab.launch(sweep, "cluster.partition=preempt")
+    _, status = lab.a_running_cell(sweep)
+    at_least = status["step"] if grace else 0
+    with lab.room_taken(lab.node_of(status)):
+        pass
+    lab.wait_until_idle()
+    lab.check(sweep, right)
+    if at_least:
+        assert "saved; queued again" in lab.logs(sweep)
+
+
+def test_a_cancelled_sweep_does_not_come_back(lab, right):
+    """Scancel sends SIGTERM, as a preemption does on some sites: nothing may queue itself again."""
+    sweep = "cancelled"
+    lab.launch(sweep)
+    lab.a_running_cell(sweep)
+    done = lab.isoflop("cancel", f"root={lab.root}", f"sweep={sweep}")
+    assert done.returncode == 0, done.stderr
+    lab.wait_until_idle()
+    time.sleep(12)  # a requeued job would start again after 7 s
+    assert not lab.queue()
+    before = lab.losses(sweep) if any(lab.folder(sweep).records.glob("*.parquet")) else {}
+    assert len(before) < len(right)
+    assert "was cancelled" in lab.status(sweep)
+    lab.launch(sweep)
+    lab.wait_until_idle()
+    lab.check(sweep, right)
+
+
+def test_a_node_that_is_lost_while_its_process_lives_on(lab, right):
+    """Slurmd is killed: SLURM runs the job again elsewhere while the first process goes on."""
+    sweep = "lost-node"
+    lab.launch(sweep)
+    _, status = lab.a_running_cell(sweep)
+    lab.kill_node_daemon(lab.node_of(status))
+    lab.wait_until_idle()
+    lab.mend()
+    lab.check(sweep, right)
+
+
+@pytest.mark.parametrize("state", ["down", "drain"])
+def test_a_node_that_is_taken_down_or_drained(lab, right, state):
+    sweep = f"node-{state}"
+    lab.launch(sweep)
+    _, status = lab.a_running_cell(sweep)
+    node = lab.node_of(status)
+    lab.ask("scontrol", "update", f"nodename={node}", f"state={state}", "reason=test")
+    time.sleep(2)
+    lab.ask("scontrol", "update", f"nodename={node}", "state=resume")
+    _release_what_is_held(lab, sweep)
+    lab.check(sweep, right)
+
+
+def _release_what_is_held(lab: Lab, sweep: str) -> None:
+    """Wait for the end; do what status says where SLURM holds a job (NOTES: Duplicate jobid)."""
+    end = time.monotonic() + 300
+    while lab.queue():
+        assert time.monotonic() < end, lab.status(sweep)
+        for line in lab.status(sweep).splitlines():
+            if line.strip().startswith("scontrol release"):
+                lab.mend()
+                lab.ask(*line.split())
+        time.sleep(1)
+
+
+@pytest.mark.parametrize("step", ["batch", "0"])
+def test_a_step_daemon_is_killed(lab, right, step):
+    """SLURM loses sight of the process: it says COMPLETED or NODE_FAIL while the process trains."""
+    sweep = f"stepd-{step}"
+    lab.launch(sweep)
+    _, status = lab.a_running_cell(sweep)
+    os.kill(lab.step_daemon(status, step).pid, 9)
+    _release_what_is_held(lab, sweep)
+    lab.launch(sweep)
+    lab.wait_until_idle()
+    lab.check(sweep, right)
+
+
+def test_the_controller_is_killed(lab, right):
+    sweep = "controller"
+    lab.launch(sweep)
+    lab.a_running_cell(sweep)
+    lab.kill_controller()
+    said = lab.status(sweep)
+    assert "Note: squeue" in said
+    lab.mend()
+    lab.wait_until_idle()
+    lab.check(sweep, right)
+
+
+def test_a_time_limit_shorter_than_a_cell(lab, right):
+    """The limit is set by hand under a running job: it saves, queues itself again, and goes on."""
+    sweep = "limit"
+    lab.launch(sweep)
+    with busy_machine():
+        _, status = lab.a_running_cell(sweep)
+        lab.ask("scontrol", "update", f"jobid={status['slurm_job_id']}", "timelimit=1")
+        lab.wait_for("a limit", lambda: "saved; queued again" in lab.logs(sweep))
+    lab.wait_until_idle()
+    lab.launch(sweep)
+    lab.wait_until_idle()
+    lab.check(sweep, right)
+
+
+@contextmanager
+def busy_machine():
+    """Slow everything down, so that cells outlast a limit of a minute."""
+    loops = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(12)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+def test_a_memory_limit_is_named_and_mended_by_what_status_says(lab, right):
+    sweep = "memory"
+    lab.launch(sweep, "cluster.memory_gb=0.25", "launch.retries=0")
+    lab.wait_until_idle()
+    said = lab.status(sweep)
+    assert "hit its memory limit" in said
+    assert "cluster.memory_gb=" in said
+    lab.launch(sweep, "cluster.memory_gb=1")
+    lab.wait_until_idle()
+    lab.check(sweep, right)
+
+
+def test_a_process_that_exits_without_a_word(lab, right):
+    """A job that ends with a status of its own, as by sys.exit: status says which, in words."""
+    sweep = "exits"
+    lab.launch(sweep, "cluster.setup=['exit 3']")
+    lab.wait_until_idle()
+    assert "ended with exit status 3, and without a record" in lab.status(sweep)
+    lab.launch(sweep)
+    lab.wait_until_idle()
+    lab.check(sweep, right)
+
+
+def test_a_full_disk(lab, right, tmp_path):
+    """The root is a small filesystem that fills up in the middle; with room again all ends well."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=90m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        small, sweep = Lab(lab.cluster, disk), "full"
+        shutil.copytree(lab.root / ".data", disk / ".data")
+        small.launch(sweep)
+        small.a_running_cell(sweep)
+        free = shutil.disk_usage(disk).free
+        (disk / "ballast").write_bytes(b"x" * (free - 16384))
+        small.wait_until_idle()
+        said = small.status(sweep)
+        (disk / "ballast").unlink()
+        assert "(failed): " in said
+        small.launch(sweep)
+        small.wait_until_idle()
+        small.check(sweep, right)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_yaml_that_is_edited_while_jobs_wait_changes_nothing(lab, right, tmp_path):
+    """Jobs run the frozen cells from the snapshot of the code, not the checkout."""
+    sweep = "edited"
+    checkout = _copy_of_the_checkout(tmp_path)
+    isoflop = [checkout / ".venv" / "bin" / "python", "-P", "-m", "sweep.cli"]
+    env = {**lab.env, "PYTHONPATH": str(checkout)}
+    lab.ask("scontrol", "update", "partitionname=main", "state=down")  # jobs wait
+    try:
+        done = subprocess.run([*isoflop, "launch", *lab.words(sweep)], env=env, cwd=tmp_path,
+                              capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        recipe = checkout / "conf" / "recipe" / "demo.yaml"
+        recipe.write_text(recipe.read_text() + "\nlr: 77\n")
+        train = checkout / "sweep" / "train.py"
+        train.write_text("raise SystemExit('edited')\n")
+        assert "partition that is down" in lab.status(sweep)
+    finally:
+        lab.ask("scontrol", "update", "partitionname=main", "state=up")
+    lab.wait_until_idle()
+    lab.check(sweep, right)
+
+
+def _copy_of_the_checkout(tmp_path):
+    from results.provenance import CHECKOUT, PACKAGES
+
+    copy = tmp_path / "checkout"
+    for package in PACKAGES:
+        unneeded = shutil.ignore_patterns("__pycache__", "reference")
+        shutil.copytree(CHECKOUT / package, copy / package, ignore=unneeded)
+    (copy / ".venv").symlink_to(CHECKOUT / ".venv")
+    return copy
+
+
+def test_two_nodes_with_two_ranks_each_agree_with_one_process(lab, right):
+    """DDP over gloo: 2 nodes x 2 tasks; sums in another order, so equal to rounding only."""
+    sweep = "ranks"
+    done = lab.isoflop("launch", *lab.words(sweep, "cluster.nodes=2", "hardware.ranks=4",
+                                            "grid.budgets=[1.4e10]"))  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    lab.wait_until_idle()
+    found = lab.losses(sweep)
+    assert len(found) == sum(c.startswith("c1.4e10") for c in right)
+    for cell, loss in found.items():
+        assert loss == pytest.approx(right[cell], abs=2e-3)
+
+
+def test_a_rank_that_dies_ends_the_attempt_in_seconds(lab, right):
+    sweep = "dead-rank"
+    lab.launch(
+        sweep, "cluster.nodes=2", "hardware.ranks=2", "grid.budgets=[1.4e10]", "cluster.gpus=1"
+    )
+    _, status = lab.a_running_cell(sweep)
+    followers = [p for p in _tasks(lab, status) if p.pid != status["pid"]]
+    os.kill(followers[0].pid, 9)
+    began = time.monotonic()
+    lab.wait_for("the attempt to end", lambda: _gone(status["pid"]))
+    assert time.monotonic() - began < 60
+    lab.wait_until_idle()
+    lab.launch(
+        sweep, "cluster.nodes=2", "hardware.ranks=2", "grid.budgets=[1.4e10]", "cluster.gpus=1"
+    )
+    lab.wait_until_idle()
+    assert len(lab.losses(sweep)) == sum(c.startswith("c1.4e10") for c in right)
+    lab.check_no_twin(sweep)
+
+
+def _tasks(lab: Lab, status) -> list:
+    from slurm.devcluster.processes import job_processes
+
+    wanted = f"SLURM_ARRAY_TASK_ID={status['index']}"
+    job = f"SLURM_ARRAY_JOB_ID={status['slurm_job_id']}"
+    return [
+        p
+        for p in job_processes(lab.cluster)
+        if wanted in p.environment and job in p.environment and "sweep.job" in p.argv
+        and any(e.startswith("SLURM_PROCID=") for e in p.environment)
+        and not any("srun" in a for a in p.argv)
+    ]  # fmt: skip
+
+
+def _gone(pid: int) -> bool:
+    return not os.path.exists(f"/proc/{pid}") or not open(f"/proc/{pid}/cmdline").read()
+
+
+def test_the_demo_on_eight_gpus_ends_in_a_report(lab):
+    """Canary, arrays, collect, fit and report, and the notification, from one command."""
+    told = lab.root / "told"
+    words = lab.words("demo", "grid=demo", "launch.canary=true", "launch.finish=true",
+                      "run.checkpoint_seconds=20", f"launch.notify=echo {{sweep}} {{state}} > {told}")  # fmt: skip
+    done = lab.isoflop("launch", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    end = time.monotonic() + 1500
+    while lab.queue():
+        assert time.monotonic() < end, lab.status("demo")
+        time.sleep(5)
+    folder = lab.folder("demo")
+    assert len(lab.losses("demo")) == 23, lab.status("demo")
+    assert (folder.report / "report.html").exists(), lab.logs("demo")
+    assert told.read_text().split() == ["demo", "complete"]
+    assert "isoflop collect" in lab.status("demo")
+
+
+def test_a_canary_that_fails_stops_the_launch_with_its_words(lab):
+    """The prepared text is damaged after the launch: the canary says so, and no cell starts."""
+    sweep, hidden = "canary", lab.root / ".data.hidden"
+    lab.ask("scontrol", "update", "partitionname=main", "state=down")
+    try:
+        lab.launch(sweep, "launch.canary=true")
+        (lab.root / ".data").rename(hidden)
+    finally:
+        lab.ask("scontrol", "update", "partitionname=main", "state=up")
+    try:
+        lab.wait_until_idle()
+        said = lab.status(sweep)
+    finally:
+        hidden.rename(lab.root / ".data")
+    assert "the canary failed: " in said
+    assert not any(lab.folder(sweep).path.glob("cells/*/*/status.json"))
+
+
+def test_queue_states_of_a_real_cluster(lab, monkeypatch):
+    """Held, running, failed, cancelled and an array with a range, as read_queue says them."""
+    monkeypatch.setenv("SLURM_CONF", str(lab.cluster.conf))
+    quiet = ("--output=/dev/null", "--parsable", "--time=5")
+    held = lab.ask("sbatch", *quiet, "--hold", "--job-name=h|x", "--wrap=true")
+    array = lab.ask("sbatch", *quiet, "--array=0-40:2,50%2", "--wrap=sleep 2; exit 3")
+    never = lab.ask("sbatch", *quiet, f"--dependency=afterok:{array}", "--wrap=true")
+    lab.wait_for("a task to fail", lambda: any(
+        j.state == "FAILED" for j in read_queue([array]).values()
+    ))  # fmt: skip
+    queue = read_queue([held, array, never])
+    assert queue.notes == ()
+    assert queue[held, None].reason == "JobHeldUser"
+    assert queue[held, None].name == "h|x"
+    assert {i for j, i in queue if j == array} == {*range(0, 41, 2), 50}
+    failed = next(j for j in queue.values() if j.state == "FAILED")
+    assert (failed.exit_code, failed.active, failed.restarts) == (3, False, 0)
+    lab.ask("scancel", array)
+    lab.wait_for("the end", lambda: not any(j.active for j in read_queue([array]).values()))
+    assert read_queue([], names=["h|x"])[held, None].active
+    lab.kill_controller()
+    with pytest.raises(NoSlurm, match="squeue"):
+        read_queue([held])
+
+
+def test_a_ledger_without_ids_is_settled_by_job_names(lab, right):
+    """Sbatch took the arrays, and the launcher died before it wrote their ids down."""
+    sweep = "settled"
+    lab.launch(sweep, "grid.budgets=[1.4e10]")
+    folder = lab.folder(sweep)
+    from sweep.submissions import write_submission
+
+    for one in read_submissions(folder):
+        write_submission(folder, replace(one, state="frozen", job_id=None))
+    said = lab.status(sweep)
+    assert "ended before sbatch" not in said
+    lab.launch(sweep, "grid.budgets=[1.4e10]")
+    lab.wait_until_idle()
+    assert len(read_submissions(folder)) == 1
+    assert lab.losses(sweep) == {c: v for c, v in right.items() if c.startswith("c1.4e10")}

@@ -1,0 +1,64 @@
+"""Five faults of ordinary days on the smoke grid: nothing is lost, trained twice, or changed."""
+
+import os
+import signal
+import time
+
+from sweep.submissions import read_submissions
+
+
+def test_a_killed_process_a_preemption_and_a_cancelled_cell(lab, right):
+    """Three faults in one sweep: kill -9 of a process, a preemption, scancel of a task."""
+    sweep = "hurt"
+    lab.launch(sweep, "cluster.partition=preempt")
+    killed, status = lab.a_running_cell(sweep)
+    lab.kill_process(status)
+    others = lab.wait_for("another", lambda: {
+        c: s for c, s in lab.running(sweep).items() if s["slurm_job_id"] and c != killed
+    })  # fmt: skip
+    cancelled, status = next(iter(others.items()))
+    lab.ask("scancel", lab.job_of(status))
+    preempted, status = next(
+        iter(
+            lab.wait_for("a third", lambda: {
+                c: s for c, s in lab.running(sweep).items() if c not in (killed, cancelled)
+            }).items()
+        )
+    )  # fmt: skip
+    with lab.room_taken(lab.node_of(status)):
+        pass
+    lab.wait_until_idle()
+    said = lab.status(sweep)
+    assert cancelled not in lab.losses(sweep)
+    assert f"{cancelled} (failed)" in said
+    assert "was cancelled" in said
+    assert {c: lab.losses(sweep)[c] for c in (killed, preempted)} == {
+        c: right[c] for c in (killed, preempted)
+    }
+    lab.launch(sweep)
+    lab.wait_until_idle()
+    lab.check(sweep, right)
+    assert "killed by signal 9: queued again" in lab.logs(sweep)
+    assert "saved; queued again" in lab.logs(sweep)
+
+
+def test_a_launcher_killed_before_sbatch_and_two_launchers_at_once(lab, right, tmp_path):
+    """A launcher is stopped inside sbatch; two that come after it submit every cell once."""
+    sweep = "fought-over"
+    stuck = tmp_path / "sbatch"
+    stuck.write_text("#!/bin/sh\nexec sleep 600\n")
+    stuck.chmod(0o755)
+    first = lab.start(sweep, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    frozen = lab.wait_for("the ledger", lambda: read_submissions(lab.folder(sweep)))
+    time.sleep(0.5)  # into sbatch
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert [s.state for s in frozen] == ["frozen"]
+    assert "ended before sbatch" in lab.status(sweep)
+    two = [lab.start(sweep), lab.start(sweep)]
+    said = [p.communicate(timeout=240)[0] for p in two]
+    assert [p.returncode for p in two] == [0, 0], said
+    lab.wait_until_idle()
+    ledger = read_submissions(lab.folder(sweep))
+    assert sorted(s.state for s in ledger) == ["refused", "submitted"]
+    lab.check(sweep, right)
