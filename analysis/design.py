@@ -116,12 +116,13 @@ def choose(
         None where the funds buy nothing.
     """
     g = now.form.gradient(candidates.N, candidates.D)
-    weight = now.noise.precision(candidates.C)
+    rows = g * np.sqrt(now.noise.precision(candidates.C))[:, None]
     best: Design | None = None
     for top in _tops(now, candidates):
         left = funds - reserve(top)
         for per_price in (True, False):
-            found = _fill(now, candidates, g, weight, left, top, per_price, enough)
+            search = _Search(now, candidates, rows, left, top, per_price)
+            found = search.fill(_sizes_at(now, top), enough)
             if found is not None and (best is None or _better(now, found, best)):
                 best = found
     return best
@@ -149,71 +150,63 @@ def _sizes_at(now: Situation, top: float) -> set[int]:
     return {s for b, sizes in now.has.items() if abs(b / top - 1) < SAME for s in sizes}
 
 
-def _fill(
-    now: Situation,
-    candidates: Candidates,
-    g: NDArray,
-    weight: NDArray,
-    funds: float,
-    top: float,
-    per_price: bool,
-    enough: Callable[[NDArray, float], bool],
-) -> Design | None:
-    """Take sizes of the dearest budget until it has four, then whatever helps most, until enough."""
-    state = _State(now.covariance.copy(), candidates.budget <= top * (1 + SAME), funds)
-    at_top = np.abs(candidates.budget / top - 1) < SAME
-    sizes, steps = _sizes_at(now, top), []
-    while len(sizes) < LEAST_AT_TOP:
-        new_size = at_top & ~np.isin(candidates.size, list(sizes))
-        step = state.take(now, candidates, g, weight, new_size, per_price=False, role="top")
-        if step is None:
-            return None
-        steps.append(step)
-        sizes.add(int(candidates.size[step.index]))
-    anywhere = np.ones(len(candidates), dtype=bool)
-    while not (done := bool(steps) and enough(state.covariance, top)):
-        step = state.take(now, candidates, g, weight, anywhere, per_price, role="gain")
-        if step is None:
-            break
-        steps.append(step)
-    if not steps:
-        return None
-    return Design(tuple(steps), state.covariance, funds - state.funds, top, done)
+class _Search:
+    """One greedy search with a given dearest budget; holds what is left while cells are chosen."""
 
-
-@dataclass(eq=False)
-class _State:
-    """What is left while cells are being chosen."""
-
-    covariance: NDArray
-    open: NDArray  # (n,) candidates that may still be taken
-    funds: float
-
-    def take(
+    def __init__(
         self,
         now: Situation,
         candidates: Candidates,
-        g: NDArray,
-        weight: NDArray,
-        among: NDArray,
+        rows: NDArray,
+        funds: float,
+        top: float,
         per_price: bool,
-        role: str,
-    ) -> Step | None:
-        """Take the best affordable candidate, or return None where none is left."""
-        allowed = self.open & among & (candidates.price <= self.funds)
+    ) -> None:
+        """Arguments as of `choose`; `rows` are the gradients over the noise, (n, 7)."""
+        self.now, self.top, self.funds, self.left = now, top, funds, funds
+        self.index = np.flatnonzero(candidates.budget <= top * (1 + SAME))
+        self.rows, self.price = rows[self.index], candidates.price[self.index]
+        self.size, self.budget = candidates.size[self.index], candidates.budget[self.index]
+        self.divisor = self.price if per_price else np.ones(len(self.index))
+        self.scaled = now.gradients / now.sd(now.covariance)
+        self.covariance = now.covariance
+        self.open = np.ones(len(self.index), dtype=bool)
+
+    def fill(self, sizes: set[int], enough: Callable[[NDArray, float], bool]) -> Design | None:
+        """Take sizes of the dearest budget until it has four, then what helps most, until enough."""
+        steps: list[Step] = []
+        at_top = np.abs(self.budget / self.top - 1) < SAME
+        while len(sizes) < LEAST_AT_TOP:
+            place = self._best(at_top & ~np.isin(self.size, list(sizes)), np.ones_like(self.price))
+            if place is None:
+                return None
+            sizes = sizes | {int(self.size[place])}
+            steps.append(self._take(place, "top"))
+        while not (done := bool(steps) and enough(self.covariance, self.top)):
+            place = self._best(np.ones_like(self.open), self.divisor)
+            if place is None:
+                break
+            steps.append(self._take(place, "gain"))
+        if not steps:
+            return None
+        return Design(tuple(steps), self.covariance, self.funds - self.left, self.top, done)
+
+    def _best(self, among: NDArray, divisor: NDArray) -> int | None:
+        """Find the affordable candidate of largest fall in the targets' summed variances."""
+        allowed = self.open & among & (self.price <= self.left)
         if not allowed.any():
             return None
-        spread = g @ self.covariance  # (n, 7)
-        scaled = now.gradients / now.sd(now.covariance)
-        fall = weight * np.sum((spread @ scaled) ** 2, axis=1)
-        fall /= 1 + weight * np.einsum("ij,ij->i", spread, g)
-        score = np.where(allowed, fall / candidates.price if per_price else fall, -1.0)
-        best = int(np.argmax(score))
-        before, old = now.sd(self.covariance), np.diag(self.covariance)
-        share = weight[best] / (1 + weight[best] * float(spread[best] @ g[best]))
-        self.covariance = self.covariance - share * np.outer(spread[best], spread[best])
-        self.open[best] = False
-        self.funds -= float(candidates.price[best])
-        sharper = COORDINATES[int(np.argmin(np.diag(self.covariance) / old))]
-        after = now.sd(self.covariance)
-        return Step(best, role, tuple(map(float, before)), tuple(map(float, after)), sharper)
+        spread = self.rows @ self.covariance
+        fall = np.sum((spread @ self.scaled) ** 2, axis=1)
+        fall /= 1 + np.einsum("ij,ij->i", spread, self.rows)
+        return int(np.argmax(np.where(allowed, fall / divisor, -1.0)))
+
+    def _take(self, place: int, role: str) -> Step:
+        row, old = self.rows[place], self.covariance
+        moved = old @ row
+        self.covariance = old - np.outer(moved, moved) / (1 + float(row @ moved))
+        self.open[place] = False
+        self.left -= float(self.price[place])
+        sharper = COORDINATES[int(np.argmin(np.diag(self.covariance) / np.diag(old)))]
+        before, after = (tuple(map(float, self.now.sd(V))) for V in (old, self.covariance))
+        return Step(int(self.index[place]), role, before, after, sharper)

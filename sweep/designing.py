@@ -236,9 +236,8 @@ def _candidates(
 
 def _not_planned(known: Known, cells: Sequence[Cell]) -> list[Cell]:
     """Leave out what is planned or has a result; ids are made only where they could be the same."""
-    taken = {*known.seen, *(c.id for c in known.planned)}
-    budgets = {*known.budgets, *_budgets(known.planned)}
-    return [c for c in cells if c.budget not in budgets or c.id not in taken]
+    taken, has = {*known.seen, *(c.id for c in known.planned)}, _has(known, known.planned)
+    return [c for c in cells if round(c.N) not in has.get(c.budget, ()) or c.id not in taken]
 
 
 def _too_few_sizes(known: Known, settings: GridSettings, cells: Sequence[Cell]) -> list[str]:
