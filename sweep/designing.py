@@ -16,12 +16,13 @@ from analysis.design_prior import Prior, PriorError, prior_from_fits
 from analysis.discrepancy import discrepancy_factor
 from analysis.points import PointsError
 from conf.schema import AppConf
+from sweep.cells import cell_from_row
 from sweep.data import find_prepared, open_data
 from sweep.design_settings import DesignSettings
 from sweep.documents import expand
 from sweep.errors import UsageError
-from sweep.fitting import sweep_points
-from sweep.folder import read_plan
+from sweep.fitting import collected_records, sweep_points
+from sweep.folder import SweepFolder, read_plan
 from sweep.grid import Cell, Grid, GridSettings, isoflop_grid, si, window_of
 from sweep.predict import predict_cost
 from sweep.probes import with_probes
@@ -38,8 +39,8 @@ class Known:
     Attributes:
         prior: the fitted law. form: the same as a superset, at the middle of the runs.
         told: (7, 7) information of the runs. rows: how many runs, 0 where a covariance speaks.
-        budgets: FLOPs of the runs. planned: frozen cells and probes. coming: cells of these without
-            a result. has: sizes there are, by budget. seen: ids of cells with a result.
+        budgets: FLOPs of the runs. cells: frozen or recorded cells and probes of the sweep.
+        coming: those of them without a result that a fit would see.
     """
 
     prior: Prior
@@ -47,10 +48,8 @@ class Known:
     told: NDArray
     rows: int
     budgets: tuple[float, ...]
-    planned: tuple[Cell, ...]
+    cells: tuple[Cell, ...]
     coming: tuple[Cell, ...]
-    has: dict[float, frozenset[int]]
-    seen: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +106,10 @@ def plan_design(resolved: Resolved, app: AppConf, asked: DesignSettings) -> Plan
     level = float(known.prior.fits["level"])
     plan = Plan(asked, known, target, gradients, covariance, (), len(pool), left_out, None, level)
     rounds: list[Round] = []
-    reached = _is_reached(plan, covariance, max((*known.budgets, *_budgets(known.planned))))
+    reached = _is_reached(plan, covariance, max((*known.budgets, *_budgets(known.cells))))
     while not reached and len(rounds) < (1 if asked.until is None else MOST_ROUNDS):
-        done = (*known.planned, *(c for r in rounds for c in (*r.cells, *r.probes)))
-        now = Situation(known.form, known.prior.noise, covariance, wanted, _has(known, done))
+        done = (*known.cells, *(c for r in rounds for c in (*r.cells, *r.probes)))
+        now = Situation(known.form, known.prior.noise, covariance, wanted, _has(done))
         found = _one_round(resolved, now, pool, price, asked.funds, done, plan)
         if found is None:
             break
@@ -120,7 +119,7 @@ def plan_design(resolved: Resolved, app: AppConf, asked: DesignSettings) -> Plan
         pool = [c for i, c in enumerate(pool) if i not in chosen]
         reached = _is_reached(plan, covariance, found.top)
     if not rounds and not reached:
-        least = _least_funds(resolved, now, pool, price, known.planned, plan)
+        least = _least_funds(resolved, now, pool, price, known.cells, plan)
         raise UsageError(_too_little(pool, price, asked, least))
     return replace(plan, rounds=tuple(rounds), reached=None if asked.until is None else reached)
 
@@ -166,10 +165,17 @@ def _with_rows(resolved: Resolved, prior: Prior, planned: tuple[Cell, ...]) -> K
     seen = {*map(str, points.row), *(str(e.row) for e in points.excluded)}
     coming = tuple(c for c in planned if c.id not in seen and c.probe is None)
     budgets = tuple(map(float, points.budgets))
-    has = {
-        b: frozenset(np.round(points.N[points.budget == b]).astype(int).tolist()) for b in budgets
-    }
-    return Known(prior, form, told, len(points), budgets, planned, coming, has, frozenset(seen))
+    recorded = {c.id: c for c in _recorded(folder)}
+    cells = tuple({**recorded, **{c.id: c for c in planned}}.values())
+    return Known(prior, form, told, len(points), budgets, cells, coming)
+
+
+def _recorded(folder: SweepFolder) -> list[Cell]:
+    """Rebuild the cells and probes of a sweep's records."""
+    try:
+        return [cell_from_row(row) for row in collected_records(folder).to_dict("records")]
+    except ValueError as e:
+        raise UsageError(f"{folder.collected}: {e}") from None
 
 
 def _with_covariance(prior: Prior, planned: tuple[Cell, ...]) -> Known:
@@ -185,7 +191,7 @@ def _with_covariance(prior: Prior, planned: tuple[Cell, ...]) -> Known:
             "out to design from this sweep's own cells"
         ) from None
     coming = tuple(c for c in planned if c.probe is None)
-    return Known(prior, form, told, 0, prior.budgets, planned, coming, {})
+    return Known(prior, form, told, 0, prior.budgets, planned, coming)
 
 
 def _target(known: Known, asked: DesignSettings) -> float:
@@ -236,7 +242,7 @@ def _candidates(
 
 def _not_planned(known: Known, cells: Sequence[Cell]) -> list[Cell]:
     """Leave out what is planned or has a result; ids are made only where they could be the same."""
-    taken, has = {*known.seen, *(c.id for c in known.planned)}, _has(known, known.planned)
+    taken, has = {c.id for c in known.cells}, _has(known.cells)
     return [c for c in cells if round(c.N) not in has.get(c.budget, ()) or c.id not in taken]
 
 
@@ -260,7 +266,7 @@ def _candidate_budgets(
         if inside := tuple(b for b in asked.budgets if b < target):
             return inside
         raise UsageError(f"design.budgets must lie below the target, C={target:g}")
-    own = sorted({*_budgets(known.planned), *known.budgets}) if known.rows or known.planned else []
+    own = sorted({*_budgets(known.cells), *known.budgets}) if known.rows or known.cells else []
     own = own or sorted(resolved.inputs.settings.budgets)
     step = float(np.median(np.diff(np.log(own)))) if len(own) > 1 else np.log(2.0)
     more = [float(f"{own[-1] * np.exp(step * k):.3g}") for k in range(1, _MORE_BUDGETS + 1)]
@@ -385,8 +391,8 @@ def _size_numbers(cells: Iterable[Cell]) -> NDArray:
     return np.array([round(c.N) for c in cells], dtype=int)
 
 
-def _has(known: Known, done: Sequence[Cell]) -> dict[float, frozenset[int]]:
-    has = {b: set(sizes) for b, sizes in known.has.items()}
+def _has(done: Sequence[Cell]) -> dict[float, frozenset[int]]:
+    has: dict[float, set[int]] = {}
     for cell in done:
         if cell.probe is None:
             has.setdefault(cell.budget, set()).add(round(cell.N))

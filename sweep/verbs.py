@@ -224,6 +224,7 @@ def design(args: Arguments, console: Console) -> int:
     from sweep.design_report import print_design, write_design
     from sweep.design_settings import design_settings
     from sweep.designing import fits_path, plan_design
+    from sweep.resolve import resolve
 
     asked = design_settings(args.app.design, args.named)
     resolved = resolve(args.app)
