@@ -370,11 +370,12 @@ def _too_little(
     pool: Sequence[Cell], price: Callable[[Cell], float], asked: DesignSettings, least: float | None
 ) -> str:
     cheapest = min(pool, key=price)
-    probes = " with the probes that come with it" if price(cheapest) <= asked.funds else ""
     said = (
-        f"design.{asked.unit}={asked.funds:g} buys no cell{probes}: the cheapest candidate, "
+        f"design.{asked.unit}={asked.funds:g} buys no cell: the cheapest candidate, "
         f"{cheapest.id}, costs {price(cheapest):.3g}"
     )
+    if price(cheapest) <= asked.funds:
+        said += f", and comes with {LEAST_AT_TOP} sizes of the dearest budget and its probes"
     if least is None:
         return f"{said}. No budget buys one: add sizes to model.ladder or budgets to design.budgets"
     return f"{said}. Try design.{asked.unit}={1.05 * least:.2g}"
