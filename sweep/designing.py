@@ -14,7 +14,9 @@ from analysis.design_form import Superset
 from analysis.design_information import information
 from analysis.design_prior import Prior, PriorError, prior_from_fits
 from analysis.discrepancy import discrepancy_factor
+from analysis.fits_file import FitsError
 from analysis.points import PointsError
+from analysis.points_rows import points_of
 from conf.schema import AppConf
 from sweep.cells import cell_from_row
 from sweep.data import find_prepared, open_data
@@ -146,10 +148,10 @@ def what_is_known(resolved: Resolved, app: AppConf) -> Known:
             "fit.N=flops of a sweep with that rule"
         )
     planned = tuple(p.cell for p in read_plan(folder))
-    return _with_rows(resolved, prior, planned) if own else _with_covariance(prior, planned)
+    return _with_records(resolved, prior, planned) if own else _with_fits(prior, planned)
 
 
-def _with_rows(resolved: Resolved, prior: Prior, planned: tuple[Cell, ...]) -> Known:
+def _with_records(resolved: Resolved, prior: Prior, planned: tuple[Cell, ...]) -> Known:
     folder = resolved.folder
     try:
         points = sweep_points(folder, "flops")
@@ -178,8 +180,17 @@ def _recorded(folder: SweepFolder) -> list[Cell]:
         raise UsageError(f"{folder.collected}: {e}") from None
 
 
-def _with_covariance(prior: Prior, planned: tuple[Cell, ...]) -> Known:
-    """Know the runs by the fit's covariance alone: they are of another sweep."""
+def _with_fits(prior: Prior, planned: tuple[Cell, ...]) -> Known:
+    """Know the runs by fits.json alone, of another sweep; by its covariance where it lacks them."""
+    coming = tuple(c for c in planned if c.probe is None)
+    try:
+        points = points_of(prior.fits["points"])
+    except FitsError as e:
+        raise UsageError(f"design.fits: {e}") from None
+    if points is not None:
+        form = prior.form(_middle(points.N), _middle(points.D))
+        told = information(form, prior.noise, points.N, points.D, points.C)
+        return Known(prior, form, told, len(points), prior.budgets, planned, coming)
     C = float(np.exp(np.log(prior.budgets).mean()))
     N = prior.N_opt(C)
     form = prior.form(N, C / 6 / N)
@@ -187,10 +198,8 @@ def _with_covariance(prior: Prior, planned: tuple[Cell, ...]) -> Known:
         told = prior.information_at(form)
     except PriorError as e:
         raise UsageError(
-            f"design.fits: {e}: fit with fit.estimator=t4, on enough cells, or leave design.fits "
-            "out to design from this sweep's own cells"
+            f"design.fits: {e}, and the file is of before fits held their runs: run isoflop fit again"
         ) from None
-    coming = tuple(c for c in planned if c.probe is None)
     return Known(prior, form, told, 0, prior.budgets, planned, coming)
 
 

@@ -335,6 +335,21 @@ def test_a_fit_of_other_cells_than_were_collected_is_refused(command, demo):
     assert "is a fit to 22 cells, and 23 are collected: first, isoflop fit sweep=demo" in err
 
 
+def test_runs_of_an_earlier_fit_say_what_they_say_in_their_own_sweep(command, demo):
+    """fits.json that holds its runs, read as the sweep's own and as another's."""
+    assert command("fit", f"root={demo}", "grid=demo", "fit.draws=20")[0] == 0
+    fits = demo / "demo" / "fits.json"
+    found = []
+    for words in (["design.budgets=[3.84e12]"], ["sweep=next", f"design.fits={fits}", "design.budgets=[3.84e12]"]):  # fmt: skip
+        code, out, err = command("design", f"root={demo}", LADDER, "design.flops=2e13", *words)
+        assert code == 0, err
+        assert "23 runs" in out
+        path = demo / ("next" if "sweep=next" in words else "demo") / "designs" / "1.json"
+        content = json.loads(path.read_text())
+        found.append((content["before"], content["rounds"][0]["cells"]))
+    assert found[0] == found[1]
+
+
 def test_an_earlier_fit_stands_in_for_runs_by_its_covariance(command, demo):
     fits = shutil.move(demo / "demo" / "fits.json", demo / "pilot.json")
     words = ["design", f"root={demo}", "sweep=next", LADDER, f"design.fits={fits}"]
@@ -347,7 +362,7 @@ def test_an_earlier_fit_stands_in_for_runs_by_its_covariance(command, demo):
     Path(fits).write_text(json.dumps(content))
     code, _, err = command(*words, "design.flops=3e13")
     assert code == 2
-    assert "chinchilla has no covariance: fit with fit.estimator=t4" in err
+    assert "chinchilla has no covariance, and the file is of before fits held their runs" in err
 
 
 # a file of cells

@@ -17,7 +17,9 @@ a second run goes on where the first was stopped.
 
 import argparse
 import json
+import shutil
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -32,6 +34,7 @@ from analysis.design_information import Noise, information
 from analysis.engine import fit_law
 from analysis.laws import LAWS
 
+DEMO = Path(__file__).resolve().parents[2] / "results" / "reference" / "demo"
 SD = 0.002
 BUDGETS = 10 ** np.linspace(18, 20, 5)
 TARGETS = (1e21, 1e22)
@@ -54,7 +57,7 @@ BOTH = ("N_opt", "loss")
 SEQUENTIAL = ((0.3, BOTH), (0.4, BOTH), (0.6, BOTH), (0.4, ("N_opt",)), (0.4, ("loss",)))
 # shares of the uniform grid's FLOPs, the pilot's included, and what is designed for
 FULL = 7 * float(BUDGETS.sum())
-AVERAGE_UNTIL = 60  # simulations that also average forms, which takes five times as long
+AVERAGE_UNTIL = 40  # simulations that also average forms, which takes five times as long
 
 
 def main() -> None:
@@ -252,6 +255,36 @@ def print_speed() -> None:
             times.append(time.process_time() - start)
         print(f"10,000 candidates, funds of {share:g} uniform grids: {len(design.steps)} cells, "
               f"{min(times):.2f} to {max(times):.2f} s of CPU")  # fmt: skip
+    print_speed_of_the_verb()
+
+
+def print_speed_of_the_verb() -> None:
+    """CPU seconds of isoflop design after its config is composed: cells made, priced, chosen."""
+    from sweep.arguments import parse
+    from sweep.design_settings import design_settings
+    from sweep.designing import plan_design
+    from sweep.resolve import resolve
+    from sweep.verbs import VERBS
+
+    sizes = [
+        f"{{n_layer:{n},d_model:{d},n_head:1}}" for n in range(2, 14) for d in range(12, 240, 2)
+    ]
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root) / "demo"
+        folder.mkdir()
+        for name in ("records.parquet", "fits.json"):
+            shutil.copy(DEMO / name, folder / name)
+        words = [f"root={root}", f"model.ladder=[{','.join(sizes)}]", "design.flops=1e14",
+                 "design.target=1e15", "grid.seeds=[0,1]"]  # fmt: skip
+        args = parse("design", words, VERBS["design"].reads)
+        asked, resolved = design_settings(args.app.design, args.named), resolve(args.app)
+        times = []
+        for _ in range(5):
+            start = time.process_time()
+            plan = plan_design(resolved, args.app, asked)
+            times.append(time.process_time() - start)
+    print(f"the verb, {plan.candidates:,} candidates: {len(plan.rounds[0].cells)} cells, "
+          f"{min(times):.2f} to {max(times):.2f} s of CPU")  # fmt: skip
 
 
 if __name__ == "__main__":
