@@ -2,8 +2,8 @@
 
 Each step takes the cell that cuts the predicted variance of the targets most, per unit of price or
 outright, and updates the covariance by Sherman and Morrison's formula. The dearest budget used gets
-at least four sizes, since fewer have no minimum to look at. Of several targets, the sum of the
-variances counts, each over what it is before any new cell.
+at least four sizes, since fewer have no minimum to look at. Of several targets, the product of the
+variances counts: a step is worth the sum of the shares that it takes off each.
 """
 
 from __future__ import annotations
@@ -131,9 +131,7 @@ def choose(
 def _better(now: Situation, found: Design, best: Design) -> bool:
     if found.enough or best.enough:
         return found.enough and not (best.enough and best.price <= found.price)
-    left = [
-        float(np.sum((now.sd(d.covariance) / now.sd(now.covariance)) ** 2)) for d in (found, best)
-    ]
+    left = [float(np.sum(np.log(now.sd(d.covariance)))) for d in (found, best)]
     return (left[0], found.price) < (left[1], best.price)
 
 
@@ -168,8 +166,10 @@ class _Search:
         self.rows, self.price = rows[self.index], candidates.price[self.index]
         self.size, self.budget = candidates.size[self.index], candidates.budget[self.index]
         self.divisor = self.price if per_price else np.ones(len(self.index))
-        self.scaled = now.gradients / now.sd(now.covariance)
         self.covariance = now.covariance
+        spread = self.rows @ self.covariance
+        self.pull = spread @ now.gradients  # (m, targets): covariance of a cell and a target
+        self.own = np.einsum("ij,ij->i", spread, self.rows)  # (m,) what a cell's loss varies by
         self.open = np.ones(len(self.index), dtype=bool)
 
     def fill(self, sizes: set[int], enough: Callable[[NDArray, float], bool]) -> Design | None:
@@ -192,19 +192,21 @@ class _Search:
         return Design(tuple(steps), self.covariance, self.funds - self.left, self.top, done)
 
     def _best(self, among: NDArray, divisor: NDArray) -> int | None:
-        """Find the affordable candidate of largest fall in the targets' summed variances."""
+        """Find the affordable candidate that takes most off the targets' variances, in shares."""
         allowed = self.open & among & (self.price <= self.left)
         if not allowed.any():
             return None
-        spread = self.rows @ self.covariance
-        fall = np.sum((spread @ self.scaled) ** 2, axis=1)
-        fall /= 1 + np.einsum("ij,ij->i", spread, self.rows)
+        fall = self.pull**2 @ self.now.sd(self.covariance) ** -2.0 / (1 + self.own)
         return int(np.argmax(np.where(allowed, fall / divisor, -1.0)))
 
     def _take(self, place: int, role: str) -> Step:
         row, old = self.rows[place], self.covariance
         moved = old @ row
-        self.covariance = old - np.outer(moved, moved) / (1 + float(row @ moved))
+        left = 1 + float(row @ moved)
+        self.covariance = old - np.outer(moved, moved) / left
+        shared = self.rows @ moved
+        self.pull -= np.outer(shared, moved @ self.now.gradients) / left
+        self.own -= shared**2 / left
         self.open[place] = False
         self.left -= float(self.price[place])
         sharper = COORDINATES[int(np.argmin(np.diag(self.covariance) / np.diag(old)))]

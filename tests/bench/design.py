@@ -57,7 +57,7 @@ BOTH = ("N_opt", "loss")
 SEQUENTIAL = ((0.3, BOTH), (0.4, BOTH), (0.6, BOTH), (0.4, ("N_opt",)), (0.4, ("loss",)))
 # shares of the uniform grid's FLOPs, the pilot's included, and what is designed for
 FULL = 7 * float(BUDGETS.sum())
-AVERAGE_UNTIL = 40  # simulations that also average forms, which takes five times as long
+AVERAGE_UNTIL = 20  # simulations that also average forms, which takes five times as long
 
 
 def main() -> None:
