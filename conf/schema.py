@@ -20,10 +20,10 @@ class GridConf:
     """Training compute C of each isoFLOP profile, FLOPs under flop_rule."""
     flop_rule: str = "palm"
     """What C counts: palm, palm_causal, 6nd, kaplan or chinchilla."""
-    tokens_per_param: float = 20.0
-    """D/N in the middle of each budget's window of sizes."""
-    window: float = 4.0
-    """Sizes from middle/window to middle*window in N are in the grid."""
+    tokens_per_param: float | None = 20.0
+    """D/N in the middle of each budget's window of sizes; null: N_opt of grid.prior."""
+    window: float | None = 4.0
+    """Sizes from middle/window to middle*window in N are in the grid; null: by grid.prior."""
     tokens_per_param_range: list[float] = field(default_factory=lambda: [1.0, 500.0])
     """Cells with D/N outside [low, high] are left out: real laws break there."""
     seeds: list[int] = field(default_factory=lambda: [0])
@@ -32,6 +32,16 @@ class GridConf:
     """Largest |C_spent / C - 1| after rounding D to whole steps."""
     probe: bool = True
     """Whether cells with other learning rates, batches and seeds test the recipe."""
+    design: str = "uniform"
+    """uniform: every size in the window; tapered: fewer sizes the dearer the budget."""
+    taper: list[int] = field(default_factory=lambda: [15, 4])
+    """tapered: sizes at the cheapest and at the dearest budget."""
+    prior: str = "epoch"
+    """Law that a plan predicts errors by: epoch, hoffmann, demo, or a fits.json."""
+    noise: float | None = None
+    """Standard deviation of one cell's log loss that a plan assumes; null: the prior's."""
+    cells: str | None = None
+    """A file of cells, as isoflop design writes it, in place of budgets x sizes."""
 
 
 @dataclass
@@ -488,6 +498,26 @@ class BudgetConf:
 
 
 @dataclass
+class DesignConf:
+    """Which cells to run next."""
+
+    target: float | None = None
+    """Compute at which the optimum is wanted, FLOPs; null: 10x the top budget. plan: too."""
+    quantity: str = "both"
+    """What is to be known there: N_opt, loss or both."""
+    flops: float | None = None
+    """What the next cells and their probes may cost, FLOPs; of each round with design.until."""
+    device_hours: float | None = None
+    """The same as predicted hours of one device (GPU-hours); this or design.flops."""
+    until: str | None = None
+    """Plan rounds until an interval is reached, e.g. N_opt@1e15<=10%."""
+    budgets: list[float] | None = None
+    """Budgets of candidate cells, FLOPs; null: the sweep's own, and on at its own steps."""
+    fits: str | None = None
+    """fits.json to design from; null: the sweep's own."""
+
+
+@dataclass
 class AppConf:
     """Everything, as one config."""
 
@@ -530,3 +560,4 @@ class AppConf:
     forecast: ForecastConf = field(default_factory=ForecastConf)
     run: RunConf = field(default_factory=RunConf)
     budget: BudgetConf = field(default_factory=BudgetConf)
+    design: DesignConf = field(default_factory=DesignConf)

@@ -6,6 +6,7 @@ arXiv:2406.19146), so a count never travels without its convention.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from models.config import MLP, GPTConfig, Positions
 
@@ -68,6 +69,7 @@ def count_params(cfg: GPTConfig) -> ParamCount:
     )
 
 
+@lru_cache(maxsize=65_536)  # plans of thousands of cells ask for each size again and again
 def flops_per_token(cfg: GPTConfig, rule: FlopRule) -> float:
     """Training FLOPs per token, at sequences of cfg.seq_len.
 

@@ -26,11 +26,16 @@ TEXT_KEYS = ("root", "sweep", "cell", "record", "points", "curves", "out", "fit.
              "data.split", "data.validation_split", "data.text_column", "data.tokenizer",
              "data.tokenizer_revision", "data.cache", "report.title", "budget.ask", "budget.format",
              "budget.law", "budget.hardware", "budget.serve_hardware", "budget.dtype",
-             "budget.records", "preregister", "score", "cluster.partition", "cluster.account",
-             "cluster.qos", "cluster.gpu_type", "cluster.constraint", "cluster.exclude",
-             "cluster.comment", "cluster.mail_user", "cluster.mail_type", "cluster.python",
-             "cluster.container", "launch.notify")  # fmt: skip
+             "budget.records", "preregister", "score", "grid.prior", "grid.cells", "design.until",
+             "design.fits", "cluster.partition", "cluster.account", "cluster.qos",
+             "cluster.gpu_type", "cluster.constraint", "cluster.exclude", "cluster.comment",
+             "cluster.mail_user", "cluster.mail_type", "cluster.python", "cluster.container",
+             "launch.notify")  # fmt: skip
 TEXT_LISTS = ("fits",)  # [a,b]
+# With explicit cells these would change nothing.
+REPLACED_BY_CELLS = ("grid.budgets", "grid.tokens_per_param", "grid.window",
+                     "grid.tokens_per_param_range", "grid.design", "grid.taper", "grid.prior",
+                     "grid.noise")  # fmt: skip
 _ADDITIONAL = "cluster.additional."
 _GROUPS = ("grid", "model", "recipe", "data", "cluster", "hardware", "fit", "report")
 
@@ -51,9 +56,10 @@ class Arguments:
         """Those of the named keys that lie in some groups."""
         return frozenset(k for k in self.named if k.split(".")[0] in groups)
 
-    def again(self, verb: str, reads: tuple[str, ...]) -> str:
+    def again(self, verb: str, reads: tuple[str, ...], without: tuple[str, ...] = ()) -> str:
         """Return a command for the next verb, with what was typed of the keys it reads."""
-        kept = [w for w in self.words if is_read(w.partition("=")[0], reads)]
+        keys = [(w.partition("=")[0], w) for w in self.words]
+        kept = [word for key, word in keys if is_read(key, reads) and key not in without]
         return shlex.join(["isoflop", verb, *kept])
 
 
@@ -81,6 +87,7 @@ def parse(verb: str, words: list[str], reads: tuple[str, ...]) -> Arguments:
     app = _compose(overrides)
     for key, value in texts.items():
         _set_text(app, key, value)
+    _check_cells(app, verb, {word.partition("=")[0] for word in words})
     return Arguments(app, tuple(words))
 
 
@@ -151,6 +158,19 @@ def _check_read(key: str, verb: str, reads: tuple[str, ...]) -> None:
     )
 
 
+def _check_cells(app: AppConf, verb: str, named: set[str]) -> None:
+    """Refuse what explicit cells leave without effect, and explicit cells where cells are sought."""
+    if app.grid.cells is None:
+        return
+    unused = sorted(named & set(REPLACED_BY_CELLS))
+    if unused:
+        raise UsageError(f"{unused[0]} changes nothing beside grid.cells: leave one of them out")
+    if verb == "design":
+        raise UsageError(
+            "grid.cells is what isoflop design writes, not what it reads: leave it out"
+        )
+
+
 def _is_known(key: str) -> bool:
     return key in _known_keys() or key.startswith(("columns.", "fit.fix.", _ADDITIONAL))
 
@@ -161,7 +181,7 @@ def _known_keys() -> tuple[str, ...]:
     keys = []
     for f in fields(AppConf):
         keys.append(f.name)
-        if f.name in (*_GROUPS, "plan", "launch", "status", "forecast", "run", "budget"):
+        if f.name in (*_GROUPS, "plan", "launch", "status", "forecast", "run", "budget", "design"):
             keys += [f"{f.name}.{sub.name}" for sub in fields(f.default_factory)]
     return tuple(keys)
 

@@ -10,11 +10,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 
+from analysis.design_prior import Prior
 from models.config import GPTConfig
 from models.flops import FlopRule, N_flops, count_params, flops_per_token
 from results.record import Probe
 from sweep.recipe import Recipe, RecipeSettings, choose, make_recipe, outside_regime
 from sweep.recipe_regime import Target
+
+DESIGNS = ("uniform", "tapered")
+LEAST_SIZES = 4  # of a budget: fewer have no minimum to look at
+DEFAULT_WINDOW = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,14 +119,18 @@ class GridSettings:
 
     budgets: tuple[float, ...]
     flop_rule: str
-    tokens_per_param: float
-    window: float
+    tokens_per_param: float | None  # None: the prior's N_opt is the middle of the window
+    window: float | None  # None: as wide as the prior's doubt asks for
     tokens_per_param_range: tuple[float, ...]
     seeds: tuple[int, ...]
     tolerance: float
     probe: bool
+    design: str = "uniform"
+    taper: tuple[int, ...] = (15, 4)
+    prior: Prior | None = None
 
     def __post_init__(self) -> None:
+        self._check_design()
         if self.flop_rule not in list(FlopRule):
             raise ValueError(
                 f"grid.flop_rule={self.flop_rule} is unknown; it may be {', '.join(FlopRule)}"
@@ -134,6 +143,8 @@ class GridSettings:
             ("seeds", 0, 2**31 - 1),
         ):
             value = getattr(self, key)
+            if value is None:
+                continue
             values = value if isinstance(value, tuple) else (value,)
             bad = [v for v in values if not low <= v <= high]
             if bad or not values:
@@ -147,6 +158,20 @@ class GridSettings:
                 f"grid.tokens_per_param_range={list(bounds)} must be [low, high] with 0 < low < high"
             )
 
+    def _check_design(self) -> None:
+        if self.design not in DESIGNS:
+            raise ValueError(
+                f"grid.design={self.design} is unknown; it may be {', '.join(DESIGNS)}"
+            )
+        ends = self.taper
+        if len(ends) != 2 or not LEAST_SIZES <= ends[1] <= ends[0] <= 10_000:
+            raise ValueError(
+                f"grid.taper={list(ends)} must be [sizes at the cheapest budget, sizes at the "
+                f"dearest], the first not less than the second, and both at least {LEAST_SIZES}"
+            )
+        if self.prior is None and None in (self.tokens_per_param, self.window):
+            raise ValueError("grid.tokens_per_param=null and grid.window=null need grid.prior")
+
 
 def isoflop_grid(
     settings: GridSettings,
@@ -156,23 +181,61 @@ def isoflop_grid(
 ) -> Grid:
     """Every budget x size of the ladder in its window, x seed, in (budget, N, seed) order.
 
-    A budget's window is centred where D/N = tokens_per_param, so N = sqrt(C / (6 D/N)). D is a
-    whole number of steps; a size whose rounding would move C by more than `tolerance` is left
-    out, since its loss would not lie on the profile.
+    A budget's window is centred where D/N = tokens_per_param, so N = sqrt(C / (6 D/N)), or at the
+    prior's N_opt. D is a whole number of steps; a size whose rounding would move C by more than
+    `tolerance` is left out, since its loss would not lie on the profile. A tapered design keeps
+    fewer of a window's sizes the dearer the budget, equally far apart.
     """
     rule = FlopRule(settings.flop_rule)
-    sizes = sorted(ladder, key=lambda cfg: N_flops(cfg, rule))
-    cells: list[Cell] = []
+    sizes = sorted(((N_flops(cfg, rule), cfg) for cfg in ladder), key=lambda size: size[0])
+    profiles: list[list[Cell]] = []
     skipped: list[Skip] = []
     for budget in sorted(settings.budgets):
-        for cfg in sizes:
-            cell = _cell(budget, rule, cfg, recipe, data, settings.seeds[0])
-            reason = _reason_to_skip(cell, settings)
+        window = window_of(budget, settings)
+        profiles.append([])
+        for N, cfg in sizes:
+            reason = _outside(N, *window)
+            if reason is None:
+                cell = make_cell(budget, rule, cfg, recipe, data, settings.seeds[0])
+                reason = _reason_to_skip(cell, N, settings)
             if reason:
-                skipped.append(Skip(budget, cfg.size_id, cell.N, reason))
+                skipped.append(Skip(budget, cfg.size_id, N, reason))
             else:
-                cells += [replace(cell, seed=seed) for seed in settings.seeds]
+                profiles[-1].append(cell)
+    if settings.design == "tapered":
+        profiles, thinned = _taper(profiles, settings.taper)
+        skipped += thinned
+    cells = [replace(c, seed=seed) for cells in profiles for c in cells for seed in settings.seeds]
     return Grid(tuple(cells), tuple(skipped))
+
+
+def tapered_counts(available: Sequence[int], taper: tuple[int, ...]) -> list[int]:
+    """Sizes to keep at each budget, cheapest first: fewer the dearer, as many as there are at most.
+
+    From the first of `taper`, or the most that any budget has if that is less, down to the second
+    in equal steps: 15, 12, 9, 6, 4 at five budgets of a fine ladder.
+    """
+    first = max(taper[1], min(taper[0], max(available)))
+    steps = max(1, len(available) - 1)
+    wanted = [first + (taper[1] - first) * i // steps for i in range(len(available))]
+    return [min(have, w) for have, w in zip(available, wanted, strict=True)]
+
+
+def _taper(
+    profiles: Sequence[list[Cell]], taper: tuple[int, ...]
+) -> tuple[list[list[Cell]], list[Skip]]:
+    """Keep both ends of each profile and sizes equally far apart between them."""
+    kept, skipped = [], []
+    for cells, count in zip(
+        profiles, tapered_counts([len(p) for p in profiles], taper), strict=True
+    ):
+        last = len(cells) - 1
+        places = {round(i * last / max(1, count - 1)) for i in range(count)}
+        kept.append([c for i, c in enumerate(cells) if i in places])
+        reason = f"tapered: {count} of the {len(cells)} sizes in the window at this budget"
+        skipped += [Skip(c.budget, c.model.size_id, c.N, reason)
+                    for i, c in enumerate(cells) if i not in places]  # fmt: skip
+    return kept, skipped
 
 
 def target_of(budget: float, rule: FlopRule, cfg: GPTConfig) -> Target:
@@ -182,10 +245,24 @@ def target_of(budget: float, rule: FlopRule, cfg: GPTConfig) -> Target:
 
 def window_centre(budget: float, settings: GridSettings) -> float:
     """N in the middle of a budget's window of sizes."""
+    if settings.tokens_per_param is None:
+        return settings.prior.N_opt(budget)
     return math.sqrt(budget / (6 * settings.tokens_per_param))
 
 
-def _cell(
+def window_of(budget: float, settings: GridSettings) -> tuple[float, float]:
+    """Middle of a budget's window in N, and its width to each side as a factor.
+
+    Where the prior sets the width it is 4, or wider where its 90% interval of N_opt asks for that:
+    a factor of 2 beyond both ends, so that the minimum has cells on both sides wherever it lies.
+    """
+    width = settings.window
+    if width is None:
+        width = max(DEFAULT_WINDOW, 2 * math.exp(min(5.0, 1.645 * settings.prior.spread(budget))))
+    return window_centre(budget, settings), width
+
+
+def make_cell(
     budget: float,
     rule: FlopRule,
     cfg: GPTConfig,
@@ -193,6 +270,7 @@ def _cell(
     data: DataRef,
     seed: int,
 ) -> Cell:
+    """Return the cell of one budget and size; D is the budget's, in whole steps."""
     choice = choose(recipe, target_of(budget, rule, cfg))
     rows, T = choice.rows(cfg.seq_len), cfg.seq_len
     steps = max(1, round(budget / (rows * T * flops_per_token(cfg, rule))))
@@ -202,21 +280,24 @@ def _cell(
     )
 
 
-def _reason_to_skip(cell: Cell, settings: GridSettings) -> str | None:
-    centre = window_centre(cell.budget, settings)
+def _outside(N: float, centre: float, width: float) -> str | None:
+    if not 1 / width <= N / centre <= width:
+        return f"N={si(N)} outside the window {si(centre / width)}..{si(centre * width)}"
+    return None
+
+
+def _reason_to_skip(cell: Cell, N: float, settings: GridSettings) -> str | None:
     low, high = settings.tokens_per_param_range
-    ratio = cell.tokens / cell.N
-    if not 1 / settings.window <= cell.N / centre <= settings.window:
-        return (
-            f"N={si(cell.N)} outside the window {si(centre / settings.window)}.."
-            f"{si(centre * settings.window)}"
-        )
+    ratio = cell.tokens / N
     if not low <= ratio <= high:
         return f"D/N={ratio:.3g} outside {low:g}..{high:g}"
+    return why_off_budget(cell, settings.tolerance)
+
+
+def why_off_budget(cell: Cell, tolerance: float) -> str | None:
+    """Say by how much whole steps miss the budget, or None where they don't."""
     miss = cell.flops / cell.budget - 1
-    if abs(miss) > settings.tolerance:
-        return f"{cell.steps} whole steps miss C by {miss:+.1%}"
-    return None
+    return f"{cell.steps} whole steps miss C by {miss:+.1%}" if abs(miss) > tolerance else None
 
 
 def params_of(cell: Cell) -> dict[str, float]:

@@ -8,15 +8,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from conf.schema import AppConf
 from models.config import GPTConfig
 from sweep.cells import cell_to_row
+from sweep.expectation import outlook_dict, print_outlook
 from sweep.grid import Cell, si
 from sweep.predict import Cost, predict_cost, predict_wall
 from sweep.recipe_rules import RULES
 from sweep.resolve import Resolved
 
 
-def plan_dict(resolved: Resolved) -> dict[str, Any]:
+def plan_dict(resolved: Resolved, app: AppConf) -> dict[str, Any]:
     """Return the whole plan as plain values, for plan.format=json.
 
     Probes are listed and priced apart; the wall-clock time and the disk are for everything.
@@ -26,6 +28,7 @@ def plan_dict(resolved: Resolved) -> dict[str, Any]:
     ranks, devices = resolved.rates.ranks, resolved.rates.devices
     return {
         "sweep": resolved.folder.name,
+        "expected": None if app.grid.cells else outlook_dict(resolved, app),
         "cells": _rows(grid.cells, costs),
         "probes": _rows(grid.probes, of_probes),
         "skipped": [asdict(s) for s in grid.skipped],
@@ -40,12 +43,12 @@ def plan_dict(resolved: Resolved) -> dict[str, Any]:
     }
 
 
-def print_json(resolved: Resolved) -> None:
+def print_json(resolved: Resolved, app: AppConf) -> None:
     """Print the plan as JSON."""
-    print(json.dumps(plan_dict(resolved), indent=1))
+    print(json.dumps(plan_dict(resolved, app), indent=1))
 
 
-def print_table(resolved: Resolved, console: Console, hardware: str) -> None:
+def print_table(resolved: Resolved, app: AppConf, console: Console) -> None:
     """Print the plan for a person: cells, what was left out, totals, the next command."""
     grid = resolved.grid
     if options := _model_options(grid.cells[0].model):
@@ -56,11 +59,13 @@ def print_table(resolved: Resolved, console: Console, hardware: str) -> None:
         console.print(f"\nProbes of the recipe ({len(grid.probes)}), which enter no fit:")
         console.print(_cell_table(resolved, grid.probes))
     _print_skipped(resolved, console)
-    totals = plan_dict(resolved)["totals"]
+    if app.grid.cells is None:  # else what is expected stands in the design
+        print_outlook(resolved, app, console)
+    totals = plan_dict(resolved, app)["totals"]
     console.print(
         f"\n{totals['cells']} cells, {totals['flops']:.3g} FLOPs ({grid.cells[0].flop_rule} rule), "
         f"{duration(totals['device_hours'] * 3600)} of one device{_price_of_probes(totals)}.\n"
-        f"{duration(totals['wall_hours'] * 3600)} on {_devices(totals)} (hardware={hardware}, "
+        f"{duration(totals['wall_hours'] * 3600)} on {_devices(totals)} (hardware={app.hardware.name}, "
         f"assumed {resolved.rates.flops_per_second:.2g} FLOP/s each), "
         f"{size_of(totals['disk_bytes'])} of disk.",
     )

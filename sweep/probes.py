@@ -46,6 +46,15 @@ def with_probes(grid: Grid, settings: GridSettings, recipe: RecipeSettings) -> G
     return replace(grid, probes=tuple(probes), skipped=grid.skipped + tuple(skipped))
 
 
+def probe_of_kind(cell: Cell, recipe: RecipeSettings, kind: Probe, seed: int) -> Cell:
+    """Return one probe of a cell; `seed` is the probe's own."""
+    if kind in _LR_FACTORS:
+        return _lr_probe(cell, recipe, kind)
+    if kind is Probe.BATCH_DOUBLE:
+        return _batch_probe(cell, recipe)
+    return replace(cell, seed=seed, probe=Probe.SEED, probe_of=cell.id)
+
+
 def probed_budgets(budgets: set[float]) -> list[float]:
     """Return the cheapest budget and the second-dearest; of two, both; of one, that one."""
     ordered = sorted(budgets)

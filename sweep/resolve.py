@@ -2,8 +2,10 @@
 
 from dataclasses import asdict, dataclass
 
+from analysis.design_prior import Prior, PriorError, load_prior
 from conf.schema import AppConf, HardwareConf, RunConf
 from models.config import MLP, GPTConfig, Init, Norm, Positions
+from sweep.cells_file import GridInputs, read_cells
 from sweep.data import DataSettings
 from sweep.data_resolve import DataHandling, resolve_data
 from sweep.documents import expand
@@ -26,6 +28,7 @@ class Resolved:
     data: DataSettings
     handling: DataHandling
     rates: Rates
+    inputs: GridInputs
 
     @property
     def planned(self) -> list[PlannedCell]:
@@ -42,23 +45,47 @@ def resolve(app: AppConf) -> Resolved:
     folder = sweep_folder(app)
     data = resolve_data(app, folder.data_cache)
     try:
-        recipe = RecipeSettings(**asdict(app.recipe))
-        settings = _grid_settings(app)
-        grid = isoflop_grid(settings, _ladder(app, data.tokenizer.vocab_size), recipe, data.ref)
+        inputs = GridInputs(
+            _grid_settings(app),
+            tuple(_ladder(app, data.tokenizer.vocab_size)),
+            RecipeSettings(**asdict(app.recipe)),
+            data.ref,
+        )
         rates = _rates(app.hardware)
-        half, memory = app.hardware.dtype != "float32", app.hardware.memory_bytes
-        grid = without_too_large(grid, half, memory)
+        if app.grid.cells is not None:
+            return Resolved(
+                folder, _of_file(app, inputs), data.settings, data.handling, rates, inputs
+            )
+        grid = fitting_on_a_device(isoflop_grid(*inputs), app.hardware)
     except ValueError as e:
         raise UsageError(str(e)) from None
     if not grid.cells:
-        fell = "; ".join(f"C={s.budget:g} {s.size_id}: {s.reason}" for s in grid.skipped[:4])
+        told = sorted(grid.skipped, key=lambda s: "outside the window" in s.reason)
+        fell = "; ".join(f"C={s.budget:g} {s.size_id}: {s.reason}" for s in told[:4])
         raise UsageError(
             f"grid={app.grid.name} has no cells. The first ones fell because: {fell}. "
             "Widen grid.window, move grid.tokens_per_param, or change grid.budgets"
         )
-    if settings.probe:
-        grid = with_probes(grid, settings, recipe)
-    return Resolved(folder, grid, data.settings, data.handling, rates)
+    if inputs.settings.probe:
+        grid = with_probes(grid, inputs.settings, inputs.recipe)
+    return Resolved(folder, grid, data.settings, data.handling, rates, inputs)
+
+
+def fitting_on_a_device(grid: Grid, hardware: HardwareConf) -> Grid:
+    """Leave out cells that no device of this hardware holds."""
+    return without_too_large(grid, hardware.dtype != "float32", hardware.memory_bytes)
+
+
+def _of_file(app: AppConf, inputs: GridInputs) -> Grid:
+    """Cells that a file names, all of which must fit."""
+    grid = read_cells(expand(app.grid.cells), inputs)
+    left_out = fitting_on_a_device(grid, app.hardware).skipped
+    if left_out:
+        first = left_out[0]
+        raise ValueError(
+            f"grid.cells: C={first.budget:.3g} {first.size_id} does not fit: {first.reason}"
+        )
+    return grid
 
 
 def sweep_folder(app: AppConf) -> SweepFolder:
@@ -120,8 +147,20 @@ def _ladder(app: AppConf, vocab_size: int) -> list[GPTConfig]:
 
 def _grid_settings(app: AppConf) -> GridSettings:
     values = asdict(app.grid)
-    del values["name"]
+    for name in ("name", "cells", "noise"):
+        del values[name]
+    values["prior"] = _prior(app)
     return GridSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _prior(app: AppConf) -> Prior:
+    noise = app.grid.noise
+    if noise is not None and not 0 < noise < 1:
+        raise ValueError(f"grid.noise={noise:g} must lie between 0 and 1: .01 is 1% of the loss")
+    try:
+        return load_prior(app.grid.prior or "", noise)
+    except PriorError as e:
+        raise ValueError(f"grid.prior: {e}") from None
 
 
 def _rates(conf: HardwareConf) -> Rates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,9 +48,9 @@ def plan(args: Arguments, console: Console) -> int:
     resolved = resolve(args.app)
     _check_data(resolved, args)
     if args.app.plan.format == "json":
-        print_json(resolved)
+        print_json(resolved, args.app)
     else:
-        print_table(resolved, console, args.app.hardware.name)
+        print_table(resolved, args.app, console)
         _next(console, "Train it", args.again("launch", VERBS["launch"].reads))
     return 0
 
@@ -267,6 +268,27 @@ def forecast(args: Arguments, console: Console) -> int:
     return do(args, console)
 
 
+def design(args: Arguments, console: Console) -> int:
+    """Choose the next cells; write them as a file that launch takes."""
+    from sweep.arguments import REPLACED_BY_CELLS
+    from sweep.design_report import print_design, write_design
+    from sweep.design_settings import design_settings
+    from sweep.designing import fits_path, plan_design
+    from sweep.resolve import resolve
+
+    asked = design_settings(args.app.design, args.named)
+    resolved = resolve(args.app)
+    plan, fits = plan_design(resolved, args.app, asked), fits_path(resolved, args.app)
+    path = write_design(plan, resolved.folder, fits)
+    print_design(plan, console, fits)
+    if path is not None:
+        console.print(f"Wrote {path}")
+        reads = VERBS["launch"].reads
+        command = args.again("launch", reads, without=REPLACED_BY_CELLS)
+        _next(console, "Launch them", f"{command} {shlex.quote(f'grid.cells={path}')}")
+    return 0
+
+
 def demo(args: Arguments, console: Console) -> int:
     """Prepare, launch, collect, fit and report, one after another."""
     from sweep.reporting import current_page
@@ -295,7 +317,7 @@ VERBS: dict[str, Verb] = {
     "prepare": Verb(prepare, _CELLS, "fetch and tokenise the data once", "isoflop prepare"),
     "plan": Verb(
         plan,
-        (*_CELLS, *_HARDWARE, "plan.*"),
+        (*_CELLS, *_HARDWARE, "plan.*", "design.target"),
         "cells, predicted cost, what is left out and why; writes nothing",
         "isoflop plan grid=smoke",
     ),
@@ -369,6 +391,12 @@ VERBS: dict[str, Verb] = {
         "planning arithmetic with no sweep: FLOPs, hours, money, serving",
         "isoflop budget budget.N=7e9 budget.D=1e12 budget.hardware=a100 budget.mfu=.5",
         budget_help,
+    ),
+    "design": Verb(
+        design,
+        (*_CELLS, *_HARDWARE, "design.*"),
+        "the next cells to run, for a target and a budget",
+        "isoflop design grid=smoke design.flops=1e12",
     ),
     "demo": Verb(
         demo,

@@ -48,6 +48,7 @@ GROUPS = (
     "forecast",
     "run",
     "budget",
+    "design",
 )
 CHINCHILLA = LAWS["chinchilla"]
 HOFFMANN = [1.69, 406.4, 410.7, 0.34, 0.28]  # printed in Hoffmann et al. 2022, section D.3

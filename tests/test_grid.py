@@ -239,6 +239,11 @@ def test_a_row_that_was_edited_is_not_taken_for_its_cell():
         ({"tokens_per_param": 0.0}, "grid.tokens_per_param must lie"),
         ({"tokens_per_param_range": (5.0, 2.0)}, "must be .low, high. with 0 < low < high"),
         ({"tokens_per_param_range": (5.0,)}, "must be .low, high."),
+        ({"design": "wide"}, "grid.design=wide is unknown; it may be uniform, tapered"),
+        ({"taper": (15, 3)}, "grid.taper=.15, 3. must be .* both at least 4"),
+        ({"taper": (4, 15)}, "the first not less than the second"),
+        ({"taper": (9,)}, "grid.taper=.9. must be"),
+        ({"window": None}, "grid.window=null need grid.prior"),
         ({"flop_rule": "6ND"}, "grid.flop_rule=6ND is unknown; it may be palm, palm_causal, 6nd"),
     ],
 )
