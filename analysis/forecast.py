@@ -5,6 +5,7 @@ form (other laws fit as well), discrepancy (no law is true: what forecasts of pu
 beyond the other two).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,7 @@ from analysis.fitted import Fitted, widened
 from analysis.flop_axis import FlopAxis
 from analysis.min_loss import MinLossCurve
 from analysis.points import Points
-from analysis.profiles import Minimum, PowerLaw
+from analysis.profiles import Minimum, MinimumStatus, PowerLaw
 
 RANGES = {"p1": 1e-3, "p5": 5e-3}
 SMALLEST = 0.98  # of the smallest budget, whose runs may fall short of it
@@ -215,6 +216,8 @@ def _entry(e: Evidence, C: float, law: str, quantities: tuple[Quantity, ...]) ->
     N_interval = N.interval(e.level, extra[1])
     status, reason = claim(e, C, law, loss)
     if status == "ok":
+        status, reason = bracketed(e.points, e.minima, np.exp(D.estimate - N.estimate))
+    if status == "ok":
         status, reason = identified(N_interval)
     return Forecast(
         law=law, C=C, N=float(np.exp(N.estimate)), D=float(np.exp(D.estimate)),
@@ -252,6 +255,22 @@ def claim(e: Evidence, C: float, law: str, loss: Quantity) -> tuple[str, str | N
     if ratio <= 1:
         return "unvalidated", f"{seen} of the ratios at which they were held out"
     return "unvalidated", f"{ratio:.3g}x the top budget; {seen}"
+
+
+def bracketed(
+    points: Points, minima: Sequence[Minimum], tokens_per_param: float
+) -> tuple[str, str | None]:
+    """Whether runs stand on both sides of the optimum: in some profile, and in D/N."""
+    drawn = [m for m in minima if m.status is not MinimumStatus.TOO_FEW]
+    if drawn and not any(m.usable for m in drawn):
+        return "unvalidated", f"no profile brackets its minimum: {drawn[-1].reason}"
+    seen = points.D / points.N
+    if not 0.99 * seen.min() <= tokens_per_param <= 1.01 * seen.max():
+        return "unvalidated", (
+            f"D/N = {tokens_per_param:.3g} lies outside the sweep's, "
+            f"{seen.min():.3g} to {seen.max():.3g}"
+        )
+    return "ok", None
 
 
 def identified(N_interval: Pair) -> tuple[str, str | None]:

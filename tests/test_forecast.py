@@ -10,8 +10,10 @@ from analysis.averaging import weights_of
 from analysis.discrepancy import DISCREPANCY
 from analysis.fit import fit
 from analysis.fitted import widened
-from analysis.forecast import disagree, identified
+from analysis.forecast import bracketed, disagree, identified
 from analysis.laws import LAWS
+from analysis.points import points_from_frame
+from analysis.profiles import find_minima
 
 THETA = np.array([1.7, 400.0, 800.0, 0.34, 0.31])
 LAW = LAWS["chinchilla"]
@@ -96,6 +98,26 @@ def test_a_size_that_nothing_bounds_is_not_claimed():
     status, reason = identified((1e8, 2e9))
     assert status == "flat"
     assert reason == "N_opt is not identified: its interval spans a factor of 20"
+
+
+def test_an_optimum_that_no_run_brackets_is_not_claimed():
+    """All sizes above the optimum: the law finds it, no profile has seen it."""
+    frame = sweep(0.002)
+    above = frame[
+        [n > LAW.optimum(THETA, C)[0] for n, C in zip(frame.N, frame.budget, strict=True)]
+    ]
+    f = fit(above, draws=40).forecast[0]
+    assert f.status == "unvalidated"
+    assert "no profile brackets its minimum" in f.reason
+
+
+def test_an_optimum_outside_the_tokens_per_parameter_of_the_runs_is_not_claimed():
+    points = points_from_frame(sweep())
+    least = (points.D / points.N).min()
+    assert bracketed(points, find_minima(points), 20.0) == ("ok", None)
+    status, reason = bracketed(points, find_minima(points), least / 2)
+    assert status == "unvalidated"
+    assert f"D/N = {least / 2:.3g} lies outside the sweep's, {least:.3g} to" in reason
 
 
 def test_the_three_variances_make_the_interval(noisy):
