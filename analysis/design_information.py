@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, ndtri
 
 from analysis.design_form import Superset, free_directions
 from analysis.estimators import DOF
@@ -105,8 +105,13 @@ def expected(form: Superset, told: NDArray, law: str, gradient: NDArray, level: 
     missing = ~np.any(P != 0, axis=1)
     miss = (at @ P.T @ told - gradient)[missing]
     form_variance = float(np.sum(miss**2 / form.prior_precision()[missing]))
-    reach = ndtri((1 + level) / 2) * np.sqrt(sampling / (sampling + form_variance))
-    return Expected(float(np.sqrt(sampling)), float(2 * ndtr(reach) - 1))
+    reach = quantile(level) * np.sqrt(sampling / (sampling + form_variance))
+    return Expected(float(np.sqrt(sampling)), 2 * NormalDist().cdf(float(reach)) - 1)
+
+
+def quantile(level: float) -> float:
+    """Give the standard errors to each side that a normal interval of this level has."""
+    return NormalDist().inv_cdf((1 + level) / 2)
 
 
 def _with_prior(form: Superset, told: NDArray, P: NDArray) -> NDArray:

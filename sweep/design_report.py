@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy.special import ndtri
 
 from analysis.design import Step
-from analysis.design_information import QUANTITIES
+from analysis.design_information import QUANTITIES, quantile
 from analysis.fits_file import plain_json
 from sweep.cells_file import CELLS_SCHEMA, cell_entry
 from sweep.designing import Plan, Round
@@ -103,7 +102,7 @@ def _intervals(plan: Plan, covariance: np.ndarray, top: float) -> dict[str, Any]
     """Estimate, predicted standard error of its logarithm, and interval of each quantity."""
     N = float(plan.known.form.N_opt(plan.target))
     loss = float(plan.known.form.loss(N, plan.target / 6 / N))
-    reach = ndtri((1 + plan.level) / 2)
+    reach = quantile(plan.level)
     found = {}
     for quantity, value in zip(QUANTITIES, (N, loss), strict=True):
         sd = plan.sd(quantity, covariance, top)

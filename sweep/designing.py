@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from analysis.design import LEAST_AT_TOP, Candidates, Situation, Step, choose, covariance_of
 from analysis.design_form import Superset
-from analysis.design_information import information
+from analysis.design_information import information, quantile
 from analysis.design_prior import Prior, PriorError, prior_from_fits
 from analysis.discrepancy import discrepancy_factor
 from analysis.fits_file import FitsError
@@ -87,7 +86,7 @@ class Plan:
 
     def share(self, sd: float) -> float:
         """Half an interval, as a share of the quantity."""
-        return float(np.expm1(ndtri((1 + self.level) / 2) * sd))
+        return float(np.expm1(quantile(self.level) * sd))
 
 
 def plan_design(resolved: Resolved, app: AppConf, asked: DesignSettings) -> Plan:
