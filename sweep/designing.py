@@ -18,11 +18,11 @@ from analysis.points import PointsError
 from analysis.points_rows import points_of
 from conf.schema import AppConf
 from sweep.cells import cell_from_row
+from sweep.collected import collected_records, sweep_points
 from sweep.data import find_prepared, open_data
 from sweep.design_settings import DesignSettings
 from sweep.documents import expand
 from sweep.errors import UsageError
-from sweep.fitting import collected_records, sweep_points
 from sweep.folder import SweepFolder, read_plan
 from sweep.grid import Cell, Grid, GridSettings, isoflop_grid, si, window_of
 from sweep.predict import predict_cost
