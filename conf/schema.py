@@ -229,6 +229,8 @@ class HardwareConf:
     """Sequences of one forward pass of one rank; null: as many as fit in memory."""
     compile: str = "auto"
     """torch.compile: auto (on a GPU), true or false."""
+    matmul_precision: str = "auto"
+    """Torch's mode for float32 matmuls: auto (high on a GPU, highest on a CPU), highest, high, medium."""
     deterministic: bool = False
     """GPU: only algorithms that give the same bits again, which are slower. A CPU has no others."""
     memory_bytes: float | None = None

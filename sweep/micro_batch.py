@@ -72,8 +72,13 @@ def _fits(trainer: "Trainer", rows: int) -> bool:
 
 
 def out_of_memory(e: BaseException) -> bool:
-    """Whether an error says that memory ran out; CPU allocators raise a plain RuntimeError."""
-    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e)
+    """Whether an error says that memory ran out; on a CPU torch and oneDNN raise a RuntimeError.
+
+    oneDNN writes the code of a kernel when it first needs it, and has one text for all that can
+    hinder it, memory foremost.
+    """
+    said = ("can't allocate memory", "could not create a primitive")
+    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or any(s in str(e) for s in said)
 
 
 def _held_bytes(trainer: "Trainer") -> int:
