@@ -293,6 +293,8 @@ class PlanConf:
 
     format: str = "table"
     """table or json."""
+    bounds: bool = False
+    """Print what bounds each size on A100, H100 and B200 instead of the cells."""
 
 
 @dataclass
