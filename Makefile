@@ -5,12 +5,13 @@ WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test check coverage clean
+.PHONY: help setup demo test check coverage gpu-check clean
 
 help:
 	@echo "make demo      train 23 small models, fit a scaling law, write a report (minutes, on a CPU)"
 	@echo "make test      every test that needs no GPU and no cluster"
 	@echo "make check     style, import rules"
+	@echo "make gpu-check every test and benchmark that needs a GPU, into outputs/gpu-check.json"
 	@echo "make coverage  make test, with line coverage"
 	@echo "make clean     remove .venv (never outputs/)"
 
@@ -35,6 +36,9 @@ test: $(READY) check
 
 check: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/lint-imports
+
+gpu-check: $(READY)
+	@$(BIN)/python tests/gpu/gpu_check.py
 
 coverage: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term \
