@@ -102,8 +102,10 @@ class RecipeConf:
     """AdamW beta2; null: the rule's, else .95."""
     eps: float | None = None
     """AdamW epsilon; null: the rule's, else 1e-8."""
-    weight_decay: float = 0.1
-    """AdamW weight decay of matrices; embeddings and norms have none."""
+    weight_decay: float | None = None
+    """AdamW weight decay of matrices; embeddings and norms have none. null: by timescale, else .1."""
+    timescale: float | None = None
+    """Weight decay by rule: batch / (lr x decay x D) of a cell at D/N = 20, falling as (D/N)^-.527."""
     grad_clip: float = 1.0
     """Largest gradient norm."""
 

@@ -214,7 +214,7 @@ def _row(planned: PlannedCell) -> dict[str, Any]:
     return {**cell_to_row(planned.cell), **planned.data.to_columns()}
 
 
-_SHARED = ("recipe", "schedule", "lr_floor", "beta1", "beta2", "eps", "weight_decay", "grad_clip",
+_SHARED = ("recipe", "schedule", "lr_floor", "beta1", "beta2", "eps", "timescale", "weight_decay", "grad_clip",
            "vocab_size", "seq_len", "positions", "tied", "flop_rule",
            "data", "data_revision", "tokenizer", "data_source", "data_path",
            "data_validation_share", "data_val_tokens", "data_mix", "document_mask",
@@ -225,12 +225,15 @@ def _clash(planned: PlannedCell, old: Sequence[PlannedCell]) -> str | None:
     """Return the first setting in which a cell differs from the sweep that it would join."""
     row = _row(planned)
     by_rule = RULES[planned.cell.recipe.rule].decides  # may differ from cell to cell
+    if planned.cell.recipe.timescale is not None:
+        by_rule = (*by_rule, "weight_decay")
     shared = [k for k in _SHARED if k not in by_rule]
     for other in old:
         theirs = _row(other)
         same_point = all(row[k] == theirs[k] for k in ("budget", "size_id", "seed", "probe"))
         others = [k for k in row if k != "cell_id"] if same_point else []
         for key in (*shared, *others):  # what was set first, what follows from it after
-            if row[key] != theirs[key]:
-                return f"{key}={theirs[key]}, not {row[key]}"
+            mine, had = (None if v != v else v for v in (row[key], theirs[key]))  # NaN: unset
+            if mine != had:
+                return f"{key}={had}, not {mine}"
     return None
