@@ -5,16 +5,19 @@ three at once, so the largest is the floor of the step, and names what bounds it
 fast: matmuls reach no datasheet's rate, and nothing overlaps wholly. No torch here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from models.boards import BOARDS, Board
 from models.config import MLP, GPTConfig, Positions
 from models.flops import FlopRule, count_params, flops_per_token
-from models.hardware import Bandwidth, find_peak
+from models.hardware import find_peak
 
 # Seconds that the host takes for a kernel in eager mode, and to launch one that is compiled. Not
 # measured on these boards (make gpu-check measures it): round figures, of the order that is
 # published for CUDA launches (2 to 6 microseconds) and for torch's eager dispatch.
 EAGER_SECONDS, COMPILED_SECONDS = 10e-6, 5e-6
+# Sources disagree on a B200's bandwidth (8 or 7.68 TB/s): a floor takes the larger.
+SHOWN = (BOARDS["a100"], BOARDS["h100"], replace(BOARDS["b200"], bytes_per_second=8e12))
 EAGER_KERNELS = {True: (67, 19), False: (41, 13)}  # of a layer and beside, by whether bfloat16
 _UPDATE_KERNELS = 16  # gradient norm, clip, fused AdamW of two groups, the batch's copy
 
@@ -42,14 +45,14 @@ class Bounds:
 
 
 def bounds(
-    cfg: GPTConfig, tokens: int, where: Bandwidth, half: bool = True, compiled: bool = True
+    cfg: GPTConfig, tokens: int, where: Board, half: bool = True, compiled: bool = True
 ) -> Bounds:
     """Compute the floors of one step.
 
     Args:
         cfg: the shape.
         tokens: of the step, all in one forward pass.
-        where: board.
+        where: board whose bandwidth is known.
         half: whether the forward pass is bfloat16; else float32 with TF32 matmuls.
         compiled: whether kernels are fused by torch.compile.
 
@@ -57,7 +60,7 @@ def bounds(
         ValueError: no datasheet peak for this board and dtype.
     """
     dtype = "bfloat16" if half else "tfloat32"
-    peak = find_peak(where.board, dtype, where.watts)
+    peak = find_peak(where.board, dtype, where.max_watts)
     if peak is None:
         raise ValueError(f"no datasheet peak of {where.board} in {dtype}")
     per_token = flops_per_token(cfg, FlopRule.PALM) / peak.flops

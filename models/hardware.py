@@ -72,23 +72,6 @@ PEAKS = (
 )
 
 
-@dataclass(frozen=True)
-class Bandwidth:
-    """Memory bandwidth of one board."""
-
-    board: str  # as in PEAKS
-    watts: float
-    bytes_per_second: float
-    source: str
-
-
-BANDWIDTHS = (
-    Bandwidth("NVIDIA A100-SXM4-80GB", 400, 2.039e12, "NVIDIA A100 datasheet r4: 2,039 GB/s"),
-    Bandwidth("NVIDIA H100 80GB HBM3", 700, 3.35e12, "NVIDIA H100 datasheet, SXM: 3.35 TB/s"),
-    Bandwidth("NVIDIA B200", 1000, 8e12, "NVIDIA DGX B200 datasheet: 64 TB/s of eight boards"),
-)
-
-
 def find_peak(board: str, dtype: str, watts: float) -> Peak | None:
     """Return the datasheet peak of the very board, or None: nothing is guessed.
 

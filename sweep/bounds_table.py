@@ -9,10 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from models.bounds import bounds, kernels, step_bytes
+from models.bounds import SHOWN, bounds, kernels, step_bytes
 from models.config import GPTConfig
 from models.flops import FlopRule, flops_per_token
-from models.hardware import BANDWIDTHS
 from sweep.grid import Cell, si
 from sweep.settings import HardwareSettings
 
@@ -23,7 +22,7 @@ def bounds_of(cells: Sequence[Cell], hardware: HardwareSettings) -> list[dict[st
     rows = []
     for cfg, tokens in _sizes(cells):
         fixed, each = step_bytes(cfg, half)
-        found = [bounds(cfg, tokens, b, half, compiled) for b in BANDWIDTHS]
+        found = [bounds(cfg, tokens, b, half, compiled) for b in SHOWN]
         rows.append(
             {
                 "size_id": cfg.size_id,
@@ -56,7 +55,7 @@ def print_bounds(cells: Sequence[Cell], hardware: HardwareSettings, console: Con
         "FLOPs",
         "bytes",
         "kernels",
-        *(_name(b.board) for b in BANDWIDTHS),
+        *(b.name.upper() for b in SHOWN),
     ):
         table.add_column(name, justify="left" if name == "size" else "right")
     for row in rows:
@@ -71,9 +70,9 @@ def print_bounds(cells: Sequence[Cell], hardware: HardwareSettings, console: Con
         "\nlaunch < 66k: launching kernels sets the pace below 66k tokens a step; raise the batch or "
         "train several cells on one board.",
     )
-    for i, board in enumerate(BANDWIDTHS):
+    for i, board in enumerate(SHOWN):
         console.print(
-            f"{_name(board.board)}: {_where_it_turns([r['boards'][i] for r in rows], rows)}"
+            f"{board.name.upper()}: {_where_it_turns([r['boards'][i] for r in rows], rows)}"
         )
 
 
@@ -103,7 +102,3 @@ def _sizes(cells: Sequence[Cell]) -> list[tuple[GPTConfig, int]]:
         batches.setdefault(cell.model, set()).add(cell.batch_tokens)
     ordered = sorted(batches, key=lambda cfg: flops_per_token(cfg, FlopRule.PALM))
     return [(cfg, n) for cfg in ordered for n in sorted({min(batches[cfg]), max(batches[cfg])})]
-
-
-def _name(board: str) -> str:
-    return board.removeprefix("NVIDIA ").split("-")[0].split(" ")[0]

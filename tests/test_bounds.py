@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import models.gpt
-from models.bounds import COMPILED_SECONDS, EAGER_KERNELS, bounds, kernels, step_bytes
+from models.bounds import COMPILED_SECONDS, EAGER_KERNELS, SHOWN, bounds, kernels, step_bytes
 from models.config import Attention, GPTConfig
 from models.flops import FlopRule, flops_per_token
 from models.gpt import GPT
-from models.hardware import BANDWIDTHS, find_peak
+from models.hardware import find_peak
 
-A100, H100, B200 = BANDWIDTHS
+A100, H100, B200 = SHOWN
 SMALL = GPTConfig(n_layer=2, d_model=64, n_head=2, vocab_size=256, seq_len=64)
 VIEWS = ("view", "unsafe_view", "t.", "transpose", "permute", "slice", "split", "unsqueeze", "expand", "select",
          "detach", "alias", "unbind", "reshape", "as_strided", "squeeze", "empty", "promote_types")  # fmt: skip
@@ -64,7 +64,7 @@ def test_floors_are_flops_bytes_and_launches_over_their_rates():
 @settings(max_examples=60)
 @given(
     n_layer=st.integers(1, 40), heads=st.integers(1, 32), tokens=st.integers(256, 2**22),
-    half=st.booleans(), compiled=st.booleans(), board=st.sampled_from(BANDWIDTHS),
+    half=st.booleans(), compiled=st.booleans(), board=st.sampled_from(SHOWN),
 )  # fmt: skip
 def test_launches_bound_a_step_exactly_below_its_free_tokens(
     n_layer, heads, tokens, half, compiled, board
@@ -79,9 +79,10 @@ def test_launches_bound_a_step_exactly_below_its_free_tokens(
 
 
 def test_every_board_has_a_peak_and_a_source():
-    for board in BANDWIDTHS:
+    for board in SHOWN:
         assert "datasheet" in board.source
-        assert find_peak(board.board, "bfloat16", board.watts) is not None
+        assert find_peak(board.board, "bfloat16", board.max_watts).flops == board.flops
+        assert board.bytes_per_second > 1e12
     assert bounds(SMALL, 1024, H100).matmul < bounds(SMALL, 1024, A100).matmul
     with pytest.raises(ValueError, match="no datasheet peak of NVIDIA X in bfloat16"):
         bounds(SMALL, 1024, replace(B200, board="NVIDIA X"))
@@ -99,7 +100,7 @@ def test_a_plan_prints_bounds_of_each_size_and_where_launches_end(tmp_path):
     assert "L12-d768-h12" in said.stdout
     assert "B200: bound by launches up to" in said.stdout
     rows = json.loads(isoflop("plan", *words, "plan.format=json").stdout)["bounds"]
-    assert [b["board"] for b in rows[0]["boards"]] == [b.board for b in BANDWIDTHS]
+    assert [b["board"] for b in rows[0]["boards"]] == [b.board for b in SHOWN]
     for row in rows:
         for board in row["boards"]:
             assert board["floor"] == board[board["by"]]
