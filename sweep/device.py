@@ -223,6 +223,15 @@ def describe(device: Device) -> dict[str, object]:
     }
 
 
+def in_words(device: Device) -> str:
+    """Say what a cell is trained on: board, dtype, attention with its version, determinism."""
+    return (
+        f"{device.board} ({device.dtype_name}, matmuls {torch.get_float32_matmul_precision()}, "
+        f"attention {device.attention} of {attention_version(device.attention)}, "
+        f"{'' if device.deterministic else 'not '}deterministic)"
+    )
+
+
 def measure_matmul_peak(device: Device, seconds: float = 0.2) -> float:
     """Best square-matmul rate of one device at its dtype, threads and matmul mode, FLOP/s."""
     best = 0.0

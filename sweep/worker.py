@@ -18,7 +18,7 @@ from typing import Any
 from sweep.attempt import Progress, Stopped, run_attempt
 from sweep.claim import claim
 from sweep.data import check_data, open_data
-from sweep.device import Device, check_replica, open_device
+from sweep.device import Device, check_replica, in_words, open_device
 from sweep.folder import PlannedCell, SweepFolder, read_plan
 from sweep.settings import HardwareSettings, RunSettings
 
@@ -37,6 +37,7 @@ def main() -> None:
     except ValueError as e:
         say({"kind": "refused", "reason": str(e)})
         return
+    print(f"training on {in_words(device)}", file=sys.stderr, flush=True)  # its log
     say({"kind": "ready"})
     settings = RunSettings(**setup["run"])
     while (message := inbox.get()) and not ended.is_set():
