@@ -5,13 +5,14 @@ WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test test-cluster check coverage clean
+.PHONY: help setup demo test test-cluster check coverage gpu-check clean
 
 help:
 	@echo "make demo      train 23 small models, fit a scaling law, write a report (minutes, on a CPU)"
 	@echo "make test      every test that needs no GPU; five faults on a SLURM that it brings up (as root)"
 	@echo "make test-cluster  the other faults, the demo and a soak on that SLURM; half an hour"
 	@echo "make check     style, import rules"
+	@echo "make gpu-check every test and benchmark that needs a GPU, into outputs/gpu-check.json"
 	@echo "make coverage  make test, with line coverage"
 	@echo "make clean     remove .venv (never outputs/)"
 
@@ -40,6 +41,9 @@ test-cluster: $(READY)
 
 check: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/lint-imports
+
+gpu-check: $(READY)
+	@$(BIN)/python tests/gpu/gpu_check.py
 
 coverage: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term \

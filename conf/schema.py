@@ -112,8 +112,10 @@ class RecipeConf:
     """AdamW beta2; null: the rule's, else .95."""
     eps: float | None = None
     """AdamW epsilon; null: the rule's, else 1e-8."""
-    weight_decay: float = 0.1
-    """AdamW weight decay of matrices; embeddings and norms have none."""
+    weight_decay: float | None = None
+    """AdamW weight decay of matrices; embeddings and norms have none. null: by timescale, else .1."""
+    timescale: float | None = None
+    """Weight decay by rule: batch / (lr x decay x D) of a cell at D/N = 20, falling as (D/N)^-.527."""
     grad_clip: float = 1.0
     """Largest gradient norm."""
 
@@ -311,6 +313,8 @@ class HardwareConf:
     """Sequences of one forward pass of one rank; null: as many as fit in memory."""
     compile: str = "auto"
     """torch.compile: auto (on a GPU), true or false."""
+    matmul_precision: str = "auto"
+    """Torch's mode for float32 matmuls: auto (high on a GPU, highest on a CPU), highest, high, medium."""
     deterministic: bool = False
     """GPU: only algorithms that give the same bits again, which are slower. A CPU has no others."""
     memory_bytes: float | None = None
@@ -375,6 +379,8 @@ class PlanConf:
 
     format: str = "table"
     """table or json."""
+    bounds: bool = False
+    """Print what bounds each size on A100, H100 and B200 instead of the cells."""
 
 
 @dataclass

@@ -95,12 +95,12 @@ def is_deterministic(implementation: Attention, device: str) -> bool:
     )
 
 
-@torch.compiler.disable  # how many documents there are, no compiler can know
 def borders(document_BT: Tensor, implementation: Attention) -> Borders:
     """Find the borders between documents, once for all layers of a forward pass.
 
     Starts are filled up with empty documents at the end to a power of two of documents, so that
-    a compiled model meets few shapes.
+    a compiled model meets few shapes. A compiler has to leave this function alone: how many
+    documents there are, it can't know.
 
     Args:
         document_BT: number of the document that each token belongs to, unchanged within a document

@@ -87,6 +87,7 @@ class GPT(nn.Module):
         super().__init__()
         self.cfg, self.implementation, self.cross_entropy = cfg, implementation, cross_entropy
         self.embed = nn.Embedding(cfg.vocab_size, cfg.d_model)
+        self.borders = borders
         learned = cfg.positions is Positions.LEARNED
         self.positions = nn.Embedding(cfg.seq_len, cfg.d_model) if learned else None
         self.blocks = nn.ModuleList(Block(cfg, implementation) for _ in range(cfg.n_layer))
@@ -130,7 +131,7 @@ class GPT(nn.Module):
     def hidden(self, tokens_BT: Tensor, document_BT: Tensor | None = None) -> Tensor:
         """(B, T) token ids -> (B, T, C), what the head multiplies."""
         T = tokens_BT.size(1)
-        within = None if document_BT is None else borders(document_BT, self.implementation)
+        within = None if document_BT is None else self.borders(document_BT, self.implementation)
         x_BTC = self.embed(tokens_BT)
         turn_TK2 = self.turn_TK2[:T] if self.positions is None else None
         if self.positions is not None:
@@ -138,6 +139,10 @@ class GPT(nn.Module):
         for block in self.blocks:
             x_BTC = block(x_BTC, turn_TK2, within)
         return self.norm(x_BTC)
+
+    def ready_to_compile(self) -> None:
+        """Have a compiler leave alone what it can't know; imports it, which takes a second."""
+        self.borders = torch.compiler.disable(borders)
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:

@@ -107,6 +107,7 @@ class Record:
     beta2: float = _unit("AdamW beta2")
     eps: float = _unit("AdamW epsilon")
     weight_decay: float = _unit("AdamW weight decay of matrices")
+    timescale: float = _unit("AdamW timescale at D/N = 20 that gave weight_decay", NAN)
     grad_clip: float = _unit("largest gradient norm")
     seed: int = _unit("seed of initial weights and of data order")
     probe: str | None = _unit("how a probe differs from probe_of; it enters no fit", None)

@@ -24,6 +24,8 @@ def cell_to_row(cell: Cell) -> dict[str, Any]:
     del recipe["batch_rows"]
     if cell.recipe.batch_tokens_asked is None:  # the rule's tokens are whole sequences
         recipe["batch_tokens_asked"] = float(cell.batch_tokens)
+    if cell.recipe.timescale is None:
+        recipe["timescale"] = math.nan
     cfg = cell.model
     return {
         "cell_id": cell.id,
@@ -80,6 +82,7 @@ def _rebuild(row: Mapping[str, Any]) -> Cell:
         },
         grad_clip=float(row["grad_clip"]),
         batch_tokens_asked=_batch_tokens_asked(row),
+        timescale=_number_or_none(row.get("timescale")),
     )
     probe = row.get("probe")  # absent from rows of an earlier day; NaN where pandas read null
     is_probe = isinstance(probe, str)
@@ -119,3 +122,8 @@ def _model_from_row(row: Mapping[str, Any]) -> GPTConfig:
 def _batch_tokens_asked(row: Mapping[str, Any]) -> float | None:
     asked = float(row.get("batch_tokens_asked", math.nan))
     return None if math.isnan(asked) or asked == row["batch_tokens"] else asked
+
+
+def _number_or_none(value: Any) -> float | None:
+    """Read a column that came later: absent from older rows, NaN where it does not apply."""
+    return None if value is None or math.isnan(value) else float(value)

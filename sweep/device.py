@@ -16,6 +16,7 @@ from models.config import Attention, CrossEntropy, GPTConfig
 from models.hardware import TF32, find_peak
 from models.kernel_rules import choose_cross_entropy
 from sweep.errors import UsageError
+from sweep.host_memory import keep_freed_memory
 from sweep.memory import why_too_large
 from sweep.nvml import BoardReading, read_board
 from sweep.settings import HardwareSettings
@@ -125,10 +126,16 @@ def open_device(
             )
     implementation = choose_attention(name, dtype, asked.attention, head_dims, documents)
     torch.set_num_threads(asked.threads)
-    if on_gpu:
-        torch.set_float32_matmul_precision("high")
+    if asked.matmul_precision != "auto":
+        torch.set_float32_matmul_precision(asked.matmul_precision)
+    else:
+        torch.set_float32_matmul_precision("high" if on_gpu else "highest")
+    if not on_gpu:
+        keep_freed_memory()
+    else:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-    torch.use_deterministic_algorithms(not on_gpu or asked.deterministic)  # free on a CPU
+    compiles = on_gpu if asked.compile == "auto" else asked.compile == "true"
+    _choose_algorithms(not on_gpu or asked.deterministic, compiles)  # free on a CPU
     deterministic = torch.are_deterministic_algorithms_enabled()
     if deterministic and not is_deterministic(implementation, name):
         raise ValueError(
@@ -141,10 +148,22 @@ def open_device(
         attention=implementation,
         cross_entropy=choose_cross_entropy(name, asked.cross_entropy),
         threads=asked.threads,
-        compile=on_gpu if asked.compile == "auto" else asked.compile == "true",
+        compile=compiles,
         deterministic=deterministic,
         hardware=asked,
     )
+
+
+def _choose_algorithms(deterministic: bool, compiles: bool) -> None:
+    """Allow only algorithms that give the same bits again, or all.
+
+    torch.use_deterministic_algorithms also tells torch's compiler, and imports it to do so: over a
+    second, where nothing is compiled. The debug mode "error" is the same setting without that.
+    """
+    if compiles:
+        torch.use_deterministic_algorithms(deterministic)
+    else:
+        torch.set_deterministic_debug_mode("error" if deterministic else "default")
 
 
 def check_device(asked: HardwareSettings, ranks_here: int | None = None) -> bool:
@@ -207,6 +226,15 @@ def describe(device: Device) -> dict[str, object]:
         "deterministic": device.deterministic,
         "torch_version": torch.__version__,
     }
+
+
+def in_words(device: Device) -> str:
+    """Say what a cell is trained on: board, dtype, attention with its version, determinism."""
+    return (
+        f"{device.board} ({device.dtype_name}, matmuls {torch.get_float32_matmul_precision()}, "
+        f"attention {device.attention} of {attention_version(device.attention)}, "
+        f"{'' if device.deterministic else 'not '}deterministic)"
+    )
 
 
 def measure_matmul_peak(device: Device, seconds: float = 0.2) -> float:

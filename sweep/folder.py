@@ -182,7 +182,7 @@ def _row(planned: PlannedCell) -> dict[str, Any]:
     return {**cell_to_row(planned.cell), **planned.data.to_columns()}
 
 
-_SHARED = ("recipe", "schedule", "lr_floor", "beta1", "beta2", "eps", "weight_decay", "grad_clip",
+_SHARED = ("recipe", "schedule", "lr_floor", "beta1", "beta2", "eps", "timescale", "weight_decay", "grad_clip",
            "vocab_size", "seq_len", "positions", "tied", "flop_rule",
            "data", "data_revision", "tokenizer", "data_source", "data_path",
            "data_validation_share", "data_val_tokens", "data_mix", "document_mask",
@@ -198,13 +198,16 @@ def _clash(planned: Sequence[PlannedCell], old: Sequence[PlannedCell]) -> str | 
     for p in planned:
         row = _row(p)
         by_rule = RULES[p.cell.recipe.rule].decides  # may differ from cell to cell
+        if p.cell.recipe.timescale is not None:
+            by_rule = (*by_rule, "weight_decay")
         shared = [k for k in _SHARED if k not in by_rule]
         theirs = at_point.get(_point(row), {})
         compared = [(rows[0], shared), (theirs, [k for k in theirs if k != "cell_id"])]
         for other, keys in compared:  # what was set first, what follows from it after
             for key in keys:
-                if row[key] != other[key]:
-                    return f"{key}={other[key]}, not {row[key]}"
+                mine, had = (None if v != v else v for v in (row[key], other[key]))  # NaN: unset
+                if mine != had:
+                    return f"{key}={had}, not {mine}"
     return None
 
 

@@ -36,8 +36,10 @@ def find_micro_rows(trainer: "Trainer", most: int) -> int:
     rows = max(1, rows_that_fit(cfg, most, half, room, pieces))
     limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
     if on_gpu or limited or memory_needed(cfg, rows, half, pieces) > room / 2:
-        while rows and not _fits(trainer, rows):
-            rows = -(-rows // 2) if rows > 1 else 0
+        # One sequence first: libraries write their kernels while there is room for them.
+        rows = rows if _fits(trainer, 1) else 0
+        while rows > 1 and not _fits(trainer, rows):
+            rows = -(-rows // 2)
     rows = ranks.least(rows, device.device)
     if not rows:
         raise DoesNotFit(
@@ -72,8 +74,13 @@ def _fits(trainer: "Trainer", rows: int) -> bool:
 
 
 def out_of_memory(e: BaseException) -> bool:
-    """Whether an error says that memory ran out; CPU allocators raise a plain RuntimeError."""
-    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e)
+    """Whether an error says that memory ran out; on a CPU torch and oneDNN raise a RuntimeError.
+
+    oneDNN writes the code of a kernel when it first needs it, and has one text for all that can
+    hinder it, memory foremost.
+    """
+    said = ("can't allocate memory", "could not create a primitive")
+    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or any(s in str(e) for s in said)
 
 
 def _held_bytes(trainer: "Trainer") -> int:

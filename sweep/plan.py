@@ -184,7 +184,7 @@ def _recipe_line(cells: Sequence[Cell]) -> str:
     return (
         f"recipe={r.rule}: schedule {r.schedule}, floor {over_cells('lr_floor')}, AdamW betas "
         f"{r.beta1:g} {over_cells('beta2')}, eps {over_cells('eps')}, weight decay "
-        f"{r.weight_decay:g}, clip {r.grad_clip:g}. {fitted}"
+        f"{over_cells('weight_decay')}, clip {r.grad_clip:g}. {fitted}"
     )
 
 

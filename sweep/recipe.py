@@ -5,10 +5,10 @@ extrapolations, the plan marks the cell, and the record keeps the mark: a recipe
 transfer bends the law.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sweep.recipe_regime import Target
-from sweep.recipe_rules import RULES, Choice
+from sweep.recipe_rules import RULES, Choice, nine_digits
 from sweep.schedule import Schedule
 
 
@@ -30,6 +30,7 @@ class Recipe:
     weight_decay: float
     grad_clip: float
     batch_tokens_asked: float | None = None  # by the rule, where whole sequences are not that
+    timescale: float | None = None  # that gave the weight decay; None: it was asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +52,9 @@ class RecipeSettings:
     beta1: float
     beta2: float | None
     eps: float | None
-    weight_decay: float
+    weight_decay: float | None
     grad_clip: float
+    timescale: float | None = None
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -65,6 +67,11 @@ class RecipeSettings:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"recipe.{name}={value:g} must lie between {low:g} and {high:g}")
+        if self.timescale is not None and self.weight_decay is not None:
+            raise ValueError(
+                "recipe.timescale decides the weight decay: leave recipe.weight_decay out "
+                "(recipe.weight_decay=null where a recipe file sets it)"
+            )
         RULES[self.rule].check(self)
         self._refuse_unused_by_schedule()
 
@@ -88,6 +95,7 @@ DEFAULTS = {
     "lr_floor": 0.0,
     "beta2": 0.95,
     "eps": 1e-8,
+    "weight_decay": 0.1,
 }
 
 _RANGES = (
@@ -102,12 +110,27 @@ _RANGES = (
     ("eps", 1e-20, 1e-2),
     ("weight_decay", 0.0, 10.0),
     ("grad_clip", 1e-6, 1e6),
+    ("timescale", 1e-4, 100.0),
 )
 
 
 def choose(settings: RecipeSettings, target: Target) -> Choice:
     """Return what the rule gives: known before D is rounded to whole steps of its batch."""
-    return RULES[settings.rule].choose(settings, target)
+    choice = RULES[settings.rule].choose(settings, target)
+    if settings.timescale is None:
+        return choice
+    return replace(choice, weight_decay=_decay_by_timescale(settings.timescale, choice, target))
+
+
+def _decay_by_timescale(timescale: float, choice: Choice, target: Target) -> float:
+    """Give lambda = B / (lr D tau), tau = timescale x (D/N / 20)^-.527.
+
+    AdamW averages its updates over 1 / (lr lambda) steps, tau of the run; the best tau is a power
+    law in D/N (Bergsma et al. 2025, arXiv:2505.13738; the exponent is theirs, in muP and on their
+    text). N counts all parameters, which is ours.
+    """
+    tau = timescale * (target.tokens / target.params("total") / 20) ** -0.527
+    return nine_digits(choice.batch_tokens / (choice.lr * target.tokens * tau))
 
 
 def make_recipe(
@@ -141,11 +164,12 @@ def make_recipe(
         beta1=settings.beta1,
         beta2=_number("beta2", settings, choice),
         eps=_number("eps", settings, choice),
-        weight_decay=settings.weight_decay,
+        weight_decay=_number("weight_decay", settings, choice),
         grad_clip=settings.grad_clip,
         batch_tokens_asked=choice.batch_tokens
         if choice.batch_tokens != batch_rows * seq_len
         else None,
+        timescale=settings.timescale,
     )
 
 

@@ -26,6 +26,7 @@ class Choice:
     lr_floor: float | None = None
     beta2: float | None = None
     eps: float | None = None
+    weight_decay: float | None = None
 
     def rows(self, seq_len: int) -> int:
         """Sequences of one optimizer step: batch_tokens in whole sequences, at least one."""
@@ -55,7 +56,7 @@ class Rule:
                 raise ValueError(f"recipe.rule={settings.rule} needs recipe.{name}")
 
 
-def _nine(x: float) -> float:
+def nine_digits(x: float) -> float:
     """Round to nine digits, so that a power's last bit can't give a cell another id elsewhere."""
     return float(f"{x:.9g}")
 
@@ -84,11 +85,11 @@ def _porian(settings: "RecipeSettings", at: Target) -> Choice:
     Warm-up of N tokens. Porian et al. 2024, arXiv:2406.19146; N with the head, without embedding.
     """
     N = at.params("matmul")
-    lr = _nine(0.0047 * (N / 108e6) ** (-1 / 3))
+    lr = nine_digits(0.0047 * (N / 108e6) ** (-1 / 3))
     return Choice(
         lr=lr,
         lr_embedding=lr,
-        batch_tokens=_nine(160 * 2048 * (N / 108e6) ** (2 / 3)),
+        batch_tokens=nine_digits(160 * 2048 * (N / 108e6) ** (2 / 3)),
         warmup_share=min(0.1, N / at.tokens),
     )
 
@@ -98,12 +99,12 @@ def _steplaw(settings: "RecipeSettings", at: Target) -> Choice:
 
     Li et al. 2025, arXiv:2503.04715; N non-embedding.
     """
-    lr = _nine(1.79 * at.params("non_embedding") ** -0.713 * at.tokens**0.307)
+    lr = nine_digits(1.79 * at.params("non_embedding") ** -0.713 * at.tokens**0.307)
     return Choice(
         lr=lr,
         lr_embedding=lr,
-        batch_tokens=_nine(0.58 * at.tokens**0.571),
-        lr_floor=min(1.0, _nine(1e-5 / lr)),
+        batch_tokens=nine_digits(0.58 * at.tokens**0.571),
+        lr_floor=min(1.0, nine_digits(1e-5 / lr)),
     )
 
 
@@ -113,8 +114,8 @@ def _deepseek(settings: "RecipeSettings", at: Target) -> Choice:
     DeepSeek-AI 2024, arXiv:2401.02954, section 3.1.
     """
     C = at.flops_without_vocabulary
-    lr = _nine(0.3118 * C**-0.125)
-    return Choice(lr=lr, lr_embedding=lr, batch_tokens=_nine(0.2920 * C**0.3271))
+    lr = nine_digits(0.3118 * C**-0.125)
+    return Choice(lr=lr, lr_embedding=lr, batch_tokens=nine_digits(0.2920 * C**0.3271))
 
 
 _MARIN_SEQUENCE = 4096  # tokens: its batch counts sequences of this length
@@ -136,11 +137,11 @@ def _marin(settings: "RecipeSettings", at: Target) -> Choice:
         B //= 2
     lr, lr_embedding, beta2 = _marin_rates(B, T)
     return Choice(
-        lr=min(0.01, _nine(lr)),
-        lr_embedding=min(0.01, _nine(lr_embedding)),
+        lr=min(0.01, nine_digits(lr)),
+        lr_embedding=min(0.01, nine_digits(lr_embedding)),
         batch_tokens=B * _MARIN_SEQUENCE,
-        beta2=min(0.9999, max(0.9, _nine(beta2))),
-        eps=_nine(1.85e-8 / math.sqrt(B / 64 * 2.5e9 / T)),
+        beta2=min(0.9999, max(0.9, nine_digits(beta2))),
+        eps=nine_digits(1.85e-8 / math.sqrt(B / 64 * 2.5e9 / T)),
     )
 
 

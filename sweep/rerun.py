@@ -10,7 +10,6 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
-from models.attention import attention_version
 from results.record import Record
 from results.store import StoreError, read_records, results_of
 from sweep.attempt import Progress, run_attempt
@@ -25,6 +24,7 @@ from sweep.device import (
     Device,
     check_replica,
     describe,
+    in_words,
     measure_matmul_peak,
     open_device,
 )
@@ -97,9 +97,7 @@ def rerun(found: Found, hardware: HardwareSettings, run: RunSettings, console: C
     attempt = claim(folder, cell, resume=False)
     console.print(
         f"{cell.id}, attempt {attempt.number}: {cell.model.size_id}, N={cell.N:,.0f}, "
-        f"D={cell.tokens:,} in {cell.steps:,} steps on {device.board} "
-        f"({device.dtype_name}, attention {device.attention} of {attention_version(device.attention)}, "
-        f"{'' if device.deterministic else 'not '}deterministic)",
+        f"D={cell.tokens:,} in {cell.steps:,} steps on {in_words(device)}",
     )
     with _ProgressLine(console) as line:
         try:

@@ -6,6 +6,7 @@ from models.config import Attention, CrossEntropy
 from models.kernel_rules import Place, choose, choose_cross_entropy
 
 DTYPES = ("float32", "bfloat16")
+MATMUL_PRECISIONS = ("auto", "highest", "high", "medium")  # auto: high on a GPU, else highest
 KEEP = ("none", "last", "all")  # checkpoints that outlive their attempt
 
 
@@ -27,6 +28,7 @@ class HardwareSettings:
     compile: str = "auto"
     deterministic: bool = False
     memory_bytes: float | None = None
+    matmul_precision: str = "auto"
 
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):
@@ -57,6 +59,11 @@ class HardwareSettings:
         if self.compile not in ("auto", "true", "false"):
             raise ValueError(
                 f"hardware.compile={self.compile} is unknown; it may be auto, true, false"
+            )
+        if self.matmul_precision not in MATMUL_PRECISIONS:
+            raise ValueError(
+                f"hardware.matmul_precision={self.matmul_precision} is unknown; "
+                f"it may be {', '.join(MATMUL_PRECISIONS)}"
             )
         if self.memory_bytes is not None and not self.memory_bytes > 0:
             raise ValueError(f"hardware.memory_bytes={self.memory_bytes:g} must be positive")

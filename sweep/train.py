@@ -66,6 +66,7 @@ class Trainer:
         self.shared = self.ranks.wrap(self.model)
         if device.compile:  # of all cells of a process, only the first few would be compiled else
             torch.compiler.reset()
+            self.model.ready_to_compile()
         self.forward = torch.compile(self.shared, dynamic=False) if device.compile else self.shared
         self.norms: GradientNorms | None = None
         self.step, self.restored = 0, {}

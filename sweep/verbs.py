@@ -42,10 +42,18 @@ def plan(args: Arguments, console: Console) -> int:
     from sweep.plan import print_json, print_table
     from sweep.resolve import hardware_settings, resolve
 
-    hardware_settings(args.app.hardware)
+    hardware = hardware_settings(args.app.hardware)
     if args.app.plan.format not in ("table", "json"):
         raise UsageError(f"plan.format={args.app.plan.format} is unknown; it may be table or json")
     resolved = resolve(args.app)
+    if args.app.plan.bounds:
+        from sweep.bounds_table import print_bounds, print_bounds_json
+
+        if args.app.plan.format == "json":
+            print_bounds_json(resolved.grid.cells, hardware)
+        else:
+            print_bounds(resolved.grid.cells, hardware, console)
+        return 0
     _check_data(resolved, args)
     if args.app.plan.format == "json":
         print_json(resolved, args.app)

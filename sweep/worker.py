@@ -21,7 +21,7 @@ from slurm.local import BAD_DEVICE
 from sweep.attempt import Progress, Stopped, run_attempt
 from sweep.claim import Attempt, claim, claim_for_launch
 from sweep.data import check_data, open_data
-from sweep.device import Device, check_replica, open_device
+from sweep.device import Device, check_replica, in_words, open_device
 from sweep.folder import PlannedCell, SweepFolder, read_plan
 from sweep.past import failures_here, rows_to_try
 from sweep.retry import Failure, classify
@@ -44,6 +44,7 @@ def main() -> None:
     except ValueError as e:
         say({"kind": "refused", "reason": str(e)})
         return
+    print(f"training on {in_words(device)}", file=sys.stderr, flush=True)  # its log
     say({"kind": "ready"})
     settings = RunSettings(**setup["run"])
     watch = Watch(settings.lease_seconds)

@@ -18,7 +18,7 @@ from helpers_cells import CPU, data_settings, tiny_cell
 
 from results import provenance
 from results.store import read_records
-from sweep import attempt, checkpoint, train
+from sweep import attempt, checkpoint, optimizer, train
 from sweep.claim import claim
 from sweep.data import open_data
 from sweep.device import Device, open_device
@@ -91,7 +91,7 @@ def always(function: Callable[[], None]) -> Callable[[int], None]:
 
 
 MOMENTS: dict[str, Callable[[int], None]] = {
-    "in a step": lambda n: kill_at(torch.optim.AdamW, "step", n, before=True),
+    "in a step": lambda n: kill_at(optimizer.AdamW, "step", n, before=True),
     "after a step": lambda n: kill_at(train.Trainer, "train_step", n, before=False),
     "in an evaluation": half_a_curve_row,
     "in a checkpoint": half_a_checkpoint,

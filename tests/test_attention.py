@@ -27,6 +27,13 @@ def precision():
     torch.set_float32_matmul_precision(before)
 
 
+def product_error() -> float:
+    """Relative error of a float32 product in the mode that is set; the mode's own, on this CPU."""
+    a = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    exact = a.double() @ a.double()
+    return (((a @ a) - exact).norm() / exact.norm()).item()
+
+
 @pytest.mark.parametrize("implementation", ON_CPU)
 @settings(max_examples=40)
 @given(
@@ -63,9 +70,9 @@ def test_any_dtype_under_any_matmul_mode(
     implementation, dtype, tolerance, mode, K, packed, precision
 ):
     precision(mode)
-    if implementation is Attention.REFERENCE and dtype is torch.float32 and mode == "medium":
-        tolerance = 0.02  # plain products: on a CPU with bfloat16 units the mode means bfloat16
     qkv, gradient, document = draw(2, 65, 4, 2, K, dtype, "cpu")
+    if implementation is Attention.REFERENCE and dtype is torch.float32:
+        tolerance = max(tolerance, 10 * product_error())  # AMX: medium rounds to bfloat16
     assert worst_error(implementation, qkv, gradient, document if packed else None) < tolerance
     assert torch.get_float32_matmul_precision() == mode
 

@@ -145,7 +145,12 @@ def test_an_id_changes_with_everything_that_is_asked():
     assert len({tiny_cell().id, *ids}) == len(OTHER) + 1
     for name in (f.name for f in fields(Recipe)):
         value = getattr(tiny_cell().recipe, name)
-        others = {"schedule": Schedule.COSINE, "rule": f"{value}x", "batch_tokens_asked": 123.4}
+        others = {
+            "schedule": Schedule.COSINE,
+            "rule": f"{value}x",
+            "batch_tokens_asked": 123.4,
+            "timescale": 0.2,
+        }
         other = others[name] if name in others else value + 1
         changed = replace(tiny_cell(), recipe=replace(tiny_cell().recipe, **{name: other}))
         assert changed.id != tiny_cell().id, name

@@ -264,6 +264,7 @@ def test_cells_whose_replica_does_not_fit_are_left_out_of_the_plan(text_folder, 
     [
         ({"recipe__schedule": "linear"}, "schedule=cosine, not linear"),
         ({"recipe__weight_decay": 0.2}, "weight_decay=0.1, not 0.2"),
+        ({"recipe__timescale": 0.2}, "timescale=None, not 0.2"),
         ({"grid__flop_rule": "6nd"}, "flop_rule=palm, not 6nd"),
         ({"data__revision": "2"}, "data_revision=1, not 2"),
         ({"data__val_tokens": 2048}, "data_val_tokens=4096, not 2048"),
@@ -284,9 +285,10 @@ def test_a_sweep_has_one_recipe_ladder_and_data(text_folder, tmp_path, command, 
     assert not resolved.folder.records.exists()
 
 
-def test_a_plan_grows_by_budgets_and_seeds_and_keeps_what_it_has(text_folder, tmp_path):
+@pytest.mark.parametrize("recipe", [{}, {"recipe__timescale": 0.2}])  # a decay for each cell
+def test_a_plan_grows_by_budgets_and_seeds_and_keeps_what_it_has(text_folder, tmp_path, recipe):
     def freeze(**changes):
-        words = tiny_grid(tmp_path / "root", text_folder, **changes)
+        words = tiny_grid(tmp_path / "root", text_folder, **changes, **recipe)
         resolved = resolve(parse("launch", words, VERBS["launch"].reads).app)
         resolved.folder.make()
         return [p.cell.id for p in launch.freeze_plan(resolved.folder, resolved.planned)]

@@ -125,6 +125,6 @@ def test_a_probe_survives_its_row_and_rows_of_an_earlier_day_have_none():
         assert cell_from_row(cell_to_row(probe)) == probe
     cell = probed_grid().cells[0]
     row = cell_to_row(cell)
-    for later in ("probe", "probe_of", "batch_tokens_asked"):
+    for later in ("probe", "probe_of", "batch_tokens_asked", "timescale"):
         del row[later]
     assert cell_from_row(row) == cell

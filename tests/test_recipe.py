@@ -218,9 +218,33 @@ def test_constants_reach_the_cell_as_they_were_asked():
         assert getattr(plain, name) == DEFAULTS[name]
 
 
+def test_weight_decay_by_timescale_averages_over_a_share_of_the_run_that_falls_with_D():
+    """By hand: 1 / (lr lambda) steps are tau of the run; tau is the timescale at D/N = 20."""
+    by_rule = replace(FIXED, weight_decay=None, timescale=0.25)
+    N = count_params(size(64)).total
+    taus = {}
+    for ratio in (20, 320):
+        target = Target(size(64), FlopRule.PALM, float(ratio * N))
+        choice = choose(by_rule, target)
+        steps = target.tokens / choice.batch_tokens
+        taus[ratio] = 1 / (choice.lr * choice.weight_decay) / steps
+        assert choice.weight_decay == float(f"{choice.weight_decay:.9g}")
+    assert taus[20] == pytest.approx(0.25)
+    assert taus[320] == pytest.approx(0.25 * 16**-0.527)
+    assert recipe_of(by_rule, size(64), 50).weight_decay != DEFAULTS["weight_decay"]
+    plain = replace(FIXED, weight_decay=None)
+    assert recipe_of(plain, size(64), 50) == recipe_of(FIXED, size(64), 50)
+
+
 @pytest.mark.parametrize(
     ("settings", "change", "message"),
     [
+        (
+            FIXED,
+            {"timescale": 0.2},
+            "recipe.timescale decides the weight decay: leave recipe.weight",
+        ),
+        (FIXED, {"timescale": 0.0, "weight_decay": None}, "recipe.timescale=0 must lie between"),
         (DEMO, {"rule": "best"}, "recipe.rule=best is unknown; it may be fixed, demo, porian"),
         (DEMO, {"schedule": "step"}, "recipe.schedule=step is unknown; it may be wsd, wsd_linear"),
         (DEMO, {"lr": 1e-3}, "recipe.lr is not used by recipe.rule=demo"),
