@@ -62,12 +62,18 @@ def test_cells_that_wait_for_the_same_reason_are_said_together(tmp_path, command
 
 def test_a_launch_that_is_cancelled_saves_and_goes_on_where_it_was(tmp_path, text_folder):
     """Cancel, logs and status of a launch on this machine, then the rest of it."""
-    words = tiny_grid(tmp_path, text_folder, budgets="[4e9]")
+    words = tiny_grid(
+        tmp_path,
+        text_folder,
+        budgets="[4e9]",
+        grid__seeds="[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15]",
+    )
     launch = start("launch", *words, "launch.finish=false")
     try:
         cells = SweepFolder(tmp_path, "tiny").path / "cells"
         end = time.monotonic() + 120
         while not any(json.loads(p.read_text())["step"] for p in cells.glob("*/*/status.json")):
+            assert launch.poll() is None
             assert time.monotonic() < end
             time.sleep(0.05)
         assert "running" in isoflop("status", *where(tmp_path)).stdout
