@@ -5,11 +5,12 @@ WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test check coverage clean
+.PHONY: help setup demo test test-cluster check coverage clean
 
 help:
 	@echo "make demo      train 23 small models, fit a scaling law, write a report (minutes, on a CPU)"
-	@echo "make test      every test that needs no GPU and no cluster"
+	@echo "make test      every test that needs no GPU; five faults on a SLURM that it brings up (as root)"
+	@echo "make test-cluster  the other faults, the demo and a soak on that SLURM; half an hour"
 	@echo "make check     style, import rules"
 	@echo "make coverage  make test, with line coverage"
 	@echo "make clean     remove .venv (never outputs/)"
@@ -32,6 +33,10 @@ demo: $(READY)
 test: $(READY) check
 	@echo "Tests: under ten minutes on two cores."
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not gpu and not cluster and not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster -m "not slow"
+
+test-cluster: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster -m slow --durations=10
 
 check: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/lint-imports
