@@ -44,7 +44,7 @@ class JobState:
     partition: str | None = None
     nodes: str | None = None
     exit_code: int | None = None
-    signal: int | None = None
+    signal: int | None = None  # that ended it, or one of its steps
     out_of_memory: bool = False  # the job or one of its steps hit its memory limit
     restarts: int | None = None  # times SLURM started it again; None without accounting
     lost_nodes: tuple[str, ...] = ()  # nodes that failed under it
@@ -148,7 +148,7 @@ def parse_sacct(text: str) -> Iterator[JobState]:
     for cells in _rows(text, 13):
         job_id, state, reason, nodes, elapsed, limit, submit, start, end, *rest = cells
         code, derived, partition, name = rest
-        exit_code, number = _code(code)
+        (exit_code, number), (_, step_signal) = _code(code), _code(derived)
         minutes = _number(limit)
         base = JobState(
             job_id="",
@@ -159,8 +159,8 @@ def parse_sacct(text: str) -> Iterator[JobState]:
             partition=partition,
             nodes=_known(nodes),
             exit_code=exit_code,
-            signal=number,
-            out_of_memory=state == "OUT_OF_MEMORY" or _code(derived)[1] == _OUT_OF_MEMORY,
+            signal=number or step_signal,
+            out_of_memory=state == "OUT_OF_MEMORY" or step_signal == _OUT_OF_MEMORY,
             elapsed=_number(elapsed),
             limit=None if minutes is None else minutes * 60,
             submit=_number(submit),

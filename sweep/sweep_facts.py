@@ -8,7 +8,6 @@ process was killed in between) the record itself is read.
 import json
 import os
 import re
-import signal
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +23,6 @@ from slurm.queue import JobState, NoSlurm, Queue, read_queue
 from sweep.canary import canary_words
 from sweep.cell_state import AttemptFacts, CellFacts, PlanRow
 from sweep.errors import UsageError
-from sweep.explain import killed_by
 from sweep.folder import PLAN_SCHEMA, SweepFolder
 from sweep.submissions import Submission, job_ids, read_submissions
 
@@ -61,7 +59,7 @@ def read_facts(folder: SweepFolder) -> SweepFacts:
         numbers = sorted(recorded.get(row.cell_id, ()))
         attempts = _attempts(records, f"{cells_at}/{row.cell_id}", numbers, row.cell_id in begun)
         submission, job = jobs.of(row.cell_id)
-        if job is not None and not job.active and killed_by(job) == signal.SIGKILL:
+        if job is not None and job.state == "FAILED" and not recorded.get(row.cell_id):
             job = replace(job, out_of_memory=job.out_of_memory or _says_memory(folder, job))
         canary = canaries.get(submission.name) if submission is not None else None
         cells.append(CellFacts(row, attempts, submission, job, queue is not None, canary))

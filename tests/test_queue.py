@@ -58,6 +58,8 @@ def test_sacct_knows_how_it_ended():
     )
     killed = one(parse_sacct(AGAIN.replace("3:0|0:0", "0:9|0:0")))
     assert (killed.exit_code, killed.signal) == (0, 9)
+    by_srun = one(parse_sacct(AGAIN.replace("3:0|0:0", "9:0|0:9")))  # srun ends with the signal
+    assert (by_srun.exit_code, by_srun.signal) == (9, 9)
     cancelled = one(parse_sacct(AGAIN.replace("FAILED", "CANCELLED by 1000")))
     assert cancelled.state == "CANCELLED"
 
