@@ -90,7 +90,7 @@ def test_a_node_that_is_taken_down_or_drained(lab, right, state):
     node = lab.node_of(status)
     lab.ask("scontrol", "update", f"nodename={node}", f"state={state}", "reason=test")
     time.sleep(2)
-    lab.ask("scontrol", "update", f"nodename={node}", "state=resume")
+    lab.mend()  # an administrator puts it back to work
     _release_what_is_held(lab, sweep)
     lab.check(sweep, right)
 
