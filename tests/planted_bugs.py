@@ -75,8 +75,8 @@ BUGS = (
     PlantedBug(
         "a twin record",
         "results/store.py",
-        "os.link(part, path)",
-        "os.replace(part, path), part.touch()",
+        "put: Callable[[Path, Path], None] = os.link",
+        "put: Callable[[Path, Path], None] = os.replace",
         "test_record_store.py::test_a_twin_of_a_record_is_refused_and_the_first_stays",
     ),
     PlantedBug(

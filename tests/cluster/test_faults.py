@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def test_a_node_that_is_taken_down_or_drained(lab, right, state):
     node = lab.node_of(status)
     lab.ask("scontrol", "update", f"nodename={node}", f"state={state}", "reason=test")
     time.sleep(2)
-    lab.ask("scontrol", "update", f"nodename={node}", "state=resume")
+    lab.mend()  # an administrator puts it back to work
     _release_what_is_held(lab, sweep)
     lab.check(sweep, right)
 
@@ -189,8 +190,7 @@ def test_a_full_disk(lab, right, tmp_path):
         shutil.copytree(lab.root / ".data", disk / ".data")
         small.launch(sweep)
         small.a_running_cell(sweep)
-        free = shutil.disk_usage(disk).free
-        (disk / "ballast").write_bytes(b"x" * (free - 16384))
+        _fill(disk / "ballast")
         small.wait_until_idle()
         said = small.status(sweep)
         (disk / "ballast").unlink()
@@ -200,6 +200,12 @@ def test_a_full_disk(lab, right, tmp_path):
         small.check(sweep, right)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as f, suppress(OSError):
+        while True:
+            f.write(b"x" * 4096)
 
 
 def test_yaml_that_is_edited_while_jobs_wait_changes_nothing(lab, right, tmp_path):
@@ -330,15 +336,15 @@ def test_queue_states_of_a_real_cluster(lab, monkeypatch):
     array = lab.ask("sbatch", *quiet, "--array=0-40:2,50%2", "--wrap=sleep 2; exit 3")
     never = lab.ask("sbatch", *quiet, f"--dependency=afterok:{array}", "--wrap=true")
     lab.wait_for("a task to fail", lambda: any(
-        j.state == "FAILED" for j in read_queue([array]).values()
+        j.exit_code == 3 for j in read_queue([array]).values()
     ))  # fmt: skip
     queue = read_queue([held, array, never])
     assert queue.notes == ()
     assert queue[held, None].reason == "JobHeldUser"
     assert queue[held, None].name == "h|x"
     assert {i for j, i in queue if j == array} == {*range(0, 41, 2), 50}
-    failed = next(j for j in queue.values() if j.state == "FAILED")
-    assert (failed.exit_code, failed.active, failed.restarts) == (3, False, 0)
+    failed = next(j for j in queue.values() if j.exit_code == 3)
+    assert (failed.state, failed.active, failed.restarts) == ("FAILED", False, 0)
     lab.ask("scancel", array)
     lab.wait_for("the end", lambda: not any(j.active for j in read_queue([array]).values()))
     assert read_queue([], names=["h|x"])[held, None].active
