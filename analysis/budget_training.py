@@ -9,7 +9,7 @@ class Rate:
     """How fast one GPU trains or serves: a peak in FLOP/s and the share of it that is reached (MFU).
 
     Raises:
-        ValueError: a peak that is not positive, an MFU outside (0, 1].
+        ValueError: a peak that is not positive, an MFU outside (0, 1], less than 1 FLOP/s of both.
     """
 
     peak: float
@@ -21,6 +21,10 @@ class Rate:
         if not 0 < self.mfu <= 1:
             raise ValueError(
                 f"an MFU of {self.mfu:g} must lie in (0, 1]: it is a share of the peak"
+            )
+        if self.peak * self.mfu < 1:
+            raise ValueError(
+                f"a peak of {self.peak:g} FLOP/s at an MFU of {self.mfu:g} is less than 1 FLOP/s"
             )
 
     @property

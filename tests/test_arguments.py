@@ -38,7 +38,7 @@ HOSTILE = [
 ]
 
 
-TEXTS = (*TEXT_KEYS, "columns.N")
+TEXTS = (*(key for key in TEXT_KEYS if key != "grid.prior"), "columns.N")
 
 
 def read(values: dict[str, str]) -> dict[str, str | None]:
@@ -55,6 +55,7 @@ def read(values: dict[str, str]) -> dict[str, str | None]:
 @pytest.mark.parametrize("value", HOSTILE)
 def test_a_text_arrives_as_it_was_typed(value):
     assert read(dict.fromkeys(TEXTS, value)) == dict.fromkeys(TEXTS, value)
+    assert read({"grid.prior": value}) == {"grid.prior": value}  # not beside grid.cells
 
 
 @settings(max_examples=15)

@@ -90,7 +90,7 @@ def test_a_report_lists_probes_apart_and_says_why_they_could_not_tell(sweep, com
     records = read_records(folder / "records.parquet")
     verdict, probes = transfer(records), records["probe"].notna()
     page = (folder / "report" / "report.md").read_text()
-    assert f"{(~probes).sum()} cells, " in page
+    assert f"{(~probes).sum()} cells. " in page
     assert f"{probes.sum()} probes of the recipe, " in page
     rows = [line for line in page.splitlines() if line.startswith("| c")]
     for cell_id in records.loc[~probes, "cell_id"]:
