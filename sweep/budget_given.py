@@ -122,7 +122,15 @@ def cluster_of(budget: BudgetConf, needed: bool = False) -> Cluster | None:
         return None
     peak, name, source, board = device(budget.hardware, budget.peak, "")
     mfu, mfu_source = _mfu(budget)
-    return Cluster(Rate(peak, mfu), name, source, mfu_source, budget.price, budget.gpus, board)
+    rate = _rate(peak, mfu, "")
+    return Cluster(rate, name, source, mfu_source, budget.price, budget.gpus, board)
+
+
+def _rate(peak: float, mfu: float, prefix: str) -> Rate:
+    try:
+        return Rate(peak, mfu)
+    except ValueError as e:
+        raise UsageError(f"budget.{prefix}peak and budget.{prefix}mfu: {e}") from None
 
 
 def device(
@@ -231,7 +239,13 @@ def prices_of(budget: BudgetConf) -> tuple[Prices, Cluster | None, Cluster | Non
     else:
         peak, name, source, board = device(budget.serve_hardware, budget.serve_peak, "serve_")
     serving = Cluster(
-        Rate(peak, budget.serve_mfu), name, source, "assumed", budget.serve_price, None, board
+        _rate(peak, budget.serve_mfu, "serve_"),
+        name,
+        source,
+        "assumed",
+        budget.serve_price,
+        None,
+        board,
     )
     try:
         per_flop = [c.price / c.rate.flops_per_hour for c in (training, serving)]
