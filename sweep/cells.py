@@ -126,4 +126,5 @@ def _batch_tokens_asked(row: Mapping[str, Any]) -> float | None:
 
 def _number_or_none(value: Any) -> float | None:
     """Read a column that came later: absent from older rows, NaN where it does not apply."""
-    return None if value is None or math.isnan(value) else float(value)
+    number = math.nan if value is None else float(value)  # YAML reads nan as a text
+    return None if math.isnan(number) else number
