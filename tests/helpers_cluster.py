@@ -51,7 +51,7 @@ class Lab:
     def isoflop(self, verb: str, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         return subprocess.run([ISOFLOP, verb, *words], env=self.env, capture_output=True, text=True,
-                              timeout=PATIENCE)  # fmt: skip
+                              timeout=8 * PATIENCE)  # fmt: skip
 
     def launch(self, sweep: str, *more: str) -> subprocess.CompletedProcess[str]:
         """Launch, which must work."""
@@ -84,17 +84,18 @@ class Lab:
         """Return `id state` of every job and task in the queue."""
         return client(self.cluster, "squeue", "-h", "-r", "-o", "%i %T %r").stdout.split("\n")[:-1]
 
-    def wait_for(self, what: str, holds: Callable[[], object]) -> object:
+    def wait_for(self, what: str, holds: Callable[[], object], seconds: float = PATIENCE) -> object:
         """Wait until something holds, and return it."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + seconds
         while not (held := holds()):
-            assert time.monotonic() < end, f"waited {PATIENCE:.0f} s for: {what}; {self.queue()}"
+            queue = self.queue()[:10]
+            assert time.monotonic() < end, f"waited {seconds:.0f} s for: {what}; {queue}"
             time.sleep(0.1)
         return held
 
-    def wait_until_idle(self) -> None:
+    def wait_until_idle(self, seconds: float = PATIENCE) -> None:
         """Wait until the queue is empty."""
-        self.wait_for("an empty queue", lambda: not self.queue())
+        self.wait_for("an empty queue", lambda: not self.queue(), seconds)
 
     def running(self, sweep: str) -> dict[str, dict]:
         """Return the status of each cell that has taken a step and no end, by cell."""

@@ -111,12 +111,12 @@ def overhead(lab: Lab, text: Path, n: int) -> None:
     began = time.monotonic()
     lab.ask("sbatch", f"--array=0-{n - 1}", "--gres=gpu:1", "--mem=900M", "--output=/dev/null",
             f"--wrap={python} -c 'import torch'")  # fmt: skip
-    lab.wait_until_idle()
+    lab.wait_until_idle(3600)
     bare = time.monotonic() - began
     words = _words(lab, text, n, "overhead")
     began = time.monotonic()
     run(lab.env, "launch", *words)
-    lab.wait_until_idle()
+    lab.wait_until_idle(3600)
     ours = time.monotonic() - began
     emit("overhead", cells=n, bare_seconds=bare, isoflop_seconds=ours, per_cell=(ours - bare) / n,
          ratio=ours / bare)  # fmt: skip

@@ -138,8 +138,9 @@ def test_a_time_limit_shorter_than_a_cell(lab, right):
     sweep = "limit"
     lab.launch(sweep)
     _, status = lab.a_running_cell(sweep)
-    lab.ask("scontrol", "update", f"jobid={lab.job_of(status)}", "timelimit=1")
     os.kill(status["pid"], signal.SIGSTOP)  # so that it is not done before its limit
+    minutes = int(lab.ask("squeue", "-h", "-o", "%M", "-j", lab.job_of(status)).split(":")[-2]) + 2
+    lab.ask("scontrol", "update", f"jobid={lab.job_of(status)}", f"timelimit={minutes}")
     try:
         lab.wait_for("the signal before the limit", lambda: _has_pending_usr2(status["pid"]))
     finally:
