@@ -6,8 +6,8 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,6 +111,34 @@ class Lab:
         running = self.wait_for(f"a cell of {sweep} that trains", lambda: self.running(sweep))
         return next(iter(running.items()))
 
+    def hold(self, sweep: str, but: Collection[str] = ()) -> tuple[str, dict]:
+        """Stop the process of a cell in the middle, so that it can't end before what comes.
+
+        Args:
+            sweep: of the cell.
+            but: cells that are held already.
+
+        Returns:
+            The cell's id and status. `go_on` lets the process go on.
+        """
+
+        def one() -> tuple[str, dict] | None:
+            for cell, status in self.running(sweep).items():
+                if cell not in but and status["slurm_job_id"]:
+                    with suppress(ProcessLookupError):
+                        os.kill(status["pid"], signal.SIGSTOP)
+                        if cell in self.running(sweep):
+                            return cell, status
+                        os.kill(status["pid"], signal.SIGCONT)  # it had ended
+            return None
+
+        return self.wait_for(f"a cell of {sweep} that trains", one)
+
+    def go_on(self, status: Mapping) -> None:
+        """Let a held process go on, if it lives."""
+        with suppress(ProcessLookupError):
+            os.kill(status["pid"], signal.SIGCONT)
+
     def job_of(self, status: Mapping) -> str:
         """Return the job of a status as SLURM's commands take it."""
         return f"{status['slurm_job_id']}_{status['index']}"
@@ -153,15 +181,18 @@ class Lab:
             client(self.cluster, "scancel", *jobs)
             self.wait_until_idle()
 
-    @contextmanager
-    def room_taken(self, node: str) -> Iterator[None]:
-        """Have a job of the high partition take a whole node, so that others are preempted."""
-        hog = ["sbatch", "--parsable", "--partition=main", f"--nodelist={node}", "--output=/dev/null",
-               f"--gres=gpu:{self.cluster.gpus}", "--wrap=sleep 600"]  # fmt: skip
+    def take_room_of(self, held: Mapping) -> None:
+        """Preempt a held cell: a job of the high partition takes its node, until it runs there.
+
+        The process goes on once it was told, or was killed at once.
+        """
+        hog = ["sbatch", "--parsable", "--partition=main", f"--nodelist={self.node_of(held)}",
+               "--output=/dev/null", f"--gres=gpu:{self.cluster.gpus}", "--wrap=sleep 600"]  # fmt: skip
         job = self.ask(*hog)
         try:
+            self.wait_for("the preemption", lambda: was_told(held["pid"]))
+            self.go_on(held)
             self.wait_for("the hog to run", lambda: f"{job} RUNNING None" in self.queue())
-            yield
         finally:
             client(self.cluster, "scancel", job)
 
@@ -192,3 +223,14 @@ class Lab:
         return subprocess.Popen([ISOFLOP, "launch", *self.words(sweep, *more)], env=self.env | env,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                 start_new_session=True)  # fmt: skip
+
+
+def was_told(pid: int) -> bool:
+    """Whether a stopped process has SIGUSR2 or SIGTERM waiting for it, or is no more."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return True
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
+    told = (1 << signal.SIGUSR2 - 1) | (1 << signal.SIGTERM - 1)
+    return any(mask & told for mask in masks) or "State:\tZ" in "\n".join(lines)

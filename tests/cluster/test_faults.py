@@ -5,7 +5,6 @@ Minutes in all: `make test-cluster`.
 
 import os
 import shutil
-import signal
 import subprocess
 import time
 from contextlib import suppress
@@ -13,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers_cluster import Lab
+from helpers_cluster import Lab, was_told
 
 from slurm.devcluster.up import up
 from slurm.queue import NoSlurm, read_queue
@@ -44,13 +43,11 @@ def test_preemption_as_each_kind_of_site_does_it(lab, right, configured, user_si
     configured(user_signal, grace)
     sweep = f"preempted-{user_signal}-{grace}"
     lab.launch(sweep, "cluster.partition=preempt")
-    _, status = lab.a_running_cell(sweep)
-    at_least = status["step"] if grace else 0
-    with lab.room_taken(lab.node_of(status)):
-        pass
+    _, status = lab.hold(sweep)
+    lab.take_room_of(status)
     lab.wait_until_idle()
     lab.check(sweep, right)
-    if at_least:
+    if grace:
         assert "saved; queued again" in lab.logs(sweep)
 
 
@@ -58,7 +55,7 @@ def test_a_cancelled_sweep_does_not_come_back(lab, right):
     """Scancel sends SIGTERM, as a preemption does on some sites: nothing may queue itself again."""
     sweep = "cancelled"
     lab.launch(sweep)
-    lab.a_running_cell(sweep)
+    lab.hold(sweep)  # so that one at least is not done before it is cancelled
     done = lab.isoflop("cancel", f"root={lab.root}", f"sweep={sweep}")
     assert done.returncode == 0, done.stderr
     lab.wait_until_idle()
@@ -76,8 +73,9 @@ def test_a_node_that_is_lost_while_its_process_lives_on(lab, right):
     """Slurmd is killed: SLURM runs the job again elsewhere while the first process goes on."""
     sweep = "lost-node"
     lab.launch(sweep)
-    _, status = lab.a_running_cell(sweep)
+    _, status = lab.hold(sweep)
     lab.kill_node_daemon(lab.node_of(status))
+    lab.go_on(status)
     lab.wait_until_idle()
     lab.mend()
     lab.check(sweep, right)
@@ -87,9 +85,10 @@ def test_a_node_that_is_lost_while_its_process_lives_on(lab, right):
 def test_a_node_that_is_taken_down_or_drained(lab, right, state):
     sweep = f"node-{state}"
     lab.launch(sweep)
-    _, status = lab.a_running_cell(sweep)
+    _, status = lab.hold(sweep)
     node = lab.node_of(status)
     lab.ask("scontrol", "update", f"nodename={node}", f"state={state}", "reason=test")
+    lab.go_on(status)
     time.sleep(2)
     lab.mend()  # an administrator puts it back to work
     _release_what_is_held(lab, sweep)
@@ -113,8 +112,9 @@ def test_a_step_daemon_is_killed(lab, right, step):
     """SLURM loses sight of the process: it says COMPLETED or NODE_FAIL while the process trains."""
     sweep = f"stepd-{step}"
     lab.launch(sweep)
-    _, status = lab.a_running_cell(sweep)
+    _, status = lab.hold(sweep)
     os.kill(lab.step_daemon(status, step).pid, 9)
+    lab.go_on(status)
     _release_what_is_held(lab, sweep)
     lab.launch(sweep)
     lab.wait_until_idle()
@@ -137,23 +137,16 @@ def test_a_time_limit_shorter_than_a_cell(lab, right):
     """The limit is set by hand under a running job: it saves, queues itself again, and goes on."""
     sweep = "limit"
     lab.launch(sweep)
-    _, status = lab.a_running_cell(sweep)
-    os.kill(status["pid"], signal.SIGSTOP)  # so that it is not done before its limit
+    _, status = lab.hold(sweep)
     minutes = int(lab.ask("squeue", "-h", "-o", "%M", "-j", lab.job_of(status)).split(":")[-2]) + 2
     lab.ask("scontrol", "update", f"jobid={lab.job_of(status)}", f"timelimit={minutes}")
     try:
-        lab.wait_for("the signal before the limit", lambda: _has_pending_usr2(status["pid"]))
+        lab.wait_for("the signal before the limit", lambda: was_told(status["pid"]))
     finally:
-        os.kill(status["pid"], signal.SIGCONT)
+        lab.go_on(status)
     lab.wait_until_idle()
     assert "saved; queued again" in lab.logs(sweep)
     lab.check(sweep, right)
-
-
-def _has_pending_usr2(pid: int) -> bool:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
-    return any(mask >> (signal.SIGUSR2 - 1) & 1 for mask in masks)
 
 
 def test_a_memory_limit_is_named_and_mended_by_what_status_says(lab, right):
@@ -260,9 +253,10 @@ def test_a_rank_that_dies_ends_the_attempt_in_seconds(lab, right):
     lab.launch(
         sweep, "cluster.nodes=2", "hardware.ranks=2", "grid.budgets=[1.4e10]", "cluster.gpus=1"
     )
-    _, status = lab.a_running_cell(sweep)
+    _, status = lab.hold(sweep)
     followers = [p for p in _tasks(lab, status) if p.pid != status["pid"]]
     os.kill(followers[0].pid, 9)
+    lab.go_on(status)
     began = time.monotonic()
     lab.wait_for("the attempt to end", lambda: _gone(status["pid"]))
     assert time.monotonic() - began < 60

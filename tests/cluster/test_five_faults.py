@@ -11,22 +11,12 @@ def test_a_killed_process_a_preemption_and_a_cancelled_cell(lab, right):
     """Three faults in one sweep: kill -9 of a process, a preemption, scancel of a task."""
     sweep = "hurt"
     lab.launch(sweep, "cluster.partition=preempt")
-    killed, status = lab.a_running_cell(sweep)
-    lab.kill_process(status)
-    others = lab.wait_for("another", lambda: {
-        c: s for c, s in lab.running(sweep).items() if s["slurm_job_id"] and c != killed
-    })  # fmt: skip
-    cancelled, status = next(iter(others.items()))
-    lab.ask("scancel", lab.job_of(status))
-    preempted, status = next(
-        iter(
-            lab.wait_for("a third", lambda: {
-                c: s for c, s in lab.running(sweep).items() if c not in (killed, cancelled)
-            }).items()
-        )
-    )  # fmt: skip
-    with lab.room_taken(lab.node_of(status)):
-        pass
+    killed, first = lab.hold(sweep)
+    cancelled, second = lab.hold(sweep, but=[killed])
+    preempted, third = lab.hold(sweep, but=[killed, cancelled])
+    lab.kill_process(first)
+    lab.ask("scancel", lab.job_of(second))
+    lab.take_room_of(third)
     lab.wait_until_idle()
     said = lab.status(sweep)
     assert cancelled not in lab.losses(sweep)
@@ -38,7 +28,7 @@ def test_a_killed_process_a_preemption_and_a_cancelled_cell(lab, right):
     lab.launch(sweep)
     lab.wait_until_idle()
     lab.check(sweep, right)
-    assert "killed by signal 9: queued again" in lab.logs(sweep)
+    assert "lost with exit status 137: queued again" in lab.logs(sweep)
     assert "saved; queued again" in lab.logs(sweep)
 
 
