@@ -118,8 +118,8 @@ def _again_if_lost(request: Request) -> list[str]:
         f'count={shlex.quote(str(request.logs))}/"$SLURM_JOB_ID"_lost',
         f'if [ "$code" -ne 0 ] && [ "$code" -ne {SAID_WHY} ] &&',
         f'  [ "$(cat "$count" 2>/dev/null | wc -l)" -lt {request.again_if_lost} ] &&',
-        '  scontrol show job -o "$SLURM_JOB_ID" | grep -q " JobState=RUNNING "; then',
-        '  echo "$code" >>"$count"',
+        '  scontrol show job -o "$SLURM_JOB_ID" | grep -q " JobState=RUNNING " &&',
+        '  echo "$code" >>"$count"; then',  # on a full disk it can't count, and must not come back
         '  echo "lost with exit status $code: queued again"',
         '  scontrol requeue "$SLURM_JOB_ID"',
         "fi",

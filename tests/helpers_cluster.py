@@ -65,6 +65,13 @@ class Lab:
         assert done.returncode in (0, 1), done.stderr
         return done.stdout
 
+    def wait_to_be_told(self, sweep: str, words: str) -> str:
+        """Wait until status says something, for accounting lags behind; return all that it says."""
+        return self.wait_for(
+            f"status to say {words!r}",
+            lambda: said if words in (said := self.status(sweep)) else "",
+        )
+
     @property
     def env(self) -> dict[str, str]:
         """Environment of commands on the cluster."""

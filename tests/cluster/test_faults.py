@@ -63,7 +63,7 @@ def test_a_cancelled_sweep_does_not_come_back(lab, right):
     assert not lab.queue()
     before = lab.losses(sweep) if any(lab.folder(sweep).records.glob("*.parquet")) else {}
     assert len(before) < len(right)
-    assert "was cancelled" in lab.status(sweep)
+    lab.wait_to_be_told(sweep, "was cancelled")
     lab.launch(sweep)
     lab.wait_until_idle()
     lab.check(sweep, right)
@@ -153,8 +153,7 @@ def test_a_memory_limit_is_named_and_mended_by_what_status_says(lab, right):
     sweep = "memory"
     lab.launch(sweep, "cluster.memory_gb=0.25", "launch.retries=0")
     lab.wait_until_idle()
-    said = lab.status(sweep)
-    assert "hit its memory limit" in said
+    said = lab.wait_to_be_told(sweep, "hit its memory limit")
     assert "cluster.memory_gb=" in said
     lab.launch(sweep, "cluster.memory_gb=1")
     lab.wait_until_idle()
@@ -166,7 +165,7 @@ def test_a_process_that_exits_without_a_word(lab, right):
     sweep = "exits"
     lab.launch(sweep, "cluster.setup=['exit 3']")
     lab.wait_until_idle()
-    assert "ended with exit status 3, and without a record" in lab.status(sweep)
+    lab.wait_to_be_told(sweep, "ended with exit status 3, and without a record")
     lab.launch(sweep)
     lab.wait_until_idle()
     lab.check(sweep, right)
@@ -186,9 +185,8 @@ def test_a_full_disk(lab, right, tmp_path):
         small.a_running_cell(sweep)
         _fill(disk / "ballast")
         small.wait_until_idle()
-        said = small.status(sweep)
+        small.wait_to_be_told(sweep, "(failed): ")
         (disk / "ballast").unlink()
-        assert "(failed): " in said
         small.launch(sweep)
         small.wait_until_idle()
         small.check(sweep, right)
@@ -316,10 +314,9 @@ def test_a_canary_that_fails_stops_the_launch_with_its_words(lab):
         lab.ask("scontrol", "update", "partitionname=main", "state=up")
     try:
         lab.wait_until_idle()
-        said = lab.status(sweep)
+        lab.wait_to_be_told(sweep, "the canary failed: ")
     finally:
         hidden.rename(lab.root / ".data")
-    assert "the canary failed: " in said
     assert not any(lab.folder(sweep).path.glob("cells/*/*/status.json"))
 
 

@@ -18,10 +18,9 @@ def test_a_killed_process_a_preemption_and_a_cancelled_cell(lab, right):
     lab.ask("scancel", lab.job_of(second))
     lab.take_room_of(third)
     lab.wait_until_idle()
-    said = lab.status(sweep)
+    said = lab.wait_to_be_told(sweep, "was cancelled")
     assert cancelled not in lab.losses(sweep)
     assert f"{cancelled} (failed)" in said
-    assert "was cancelled" in said
     assert {c: lab.losses(sweep)[c] for c in (killed, preempted)} == {
         c: right[c] for c in (killed, preempted)
     }
