@@ -167,7 +167,10 @@ class Lab:
 
     def kill_node_daemon(self, node: str) -> None:
         """Kill a node's slurmd, as if the node had lost its network: its jobs live on."""
-        os.kill(node_daemon(self.cluster, node).pid, signal.SIGKILL)
+        daemon = node_daemon(self.cluster, node)
+        if daemon is None:
+            raise ProcessLookupError(f"no slurmd of {node}")
+        os.kill(daemon.pid, signal.SIGKILL)
 
     def kill_controller(self) -> None:
         """Kill slurmctld."""

@@ -24,10 +24,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[DevCluster]:
-    """Return a cluster of this process's own; ISOFLOP_TEST_CLUSTER=port:prefix chooses its names."""
+    """Return a cluster of this worker's own; ISOFLOP_TEST_CLUSTER=port:prefix chooses its names."""
     if reason := why_not_here():
         pytest.skip(reason)
-    port, prefix = os.environ.get("ISOFLOP_TEST_CLUSTER", "19810:t").split(":")
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    names = f"{19810 + 100 * worker}:{'tuvw'[worker % 4]}"
+    port, prefix = os.environ.get("ISOFLOP_TEST_CLUSTER", names).split(":")
     root = Path(tempfile.gettempdir()) / f"isoflop-test-{port}"
     made = DevCluster(root=root, port=int(port), prefix=prefix, grace=30)
     try:

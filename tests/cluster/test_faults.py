@@ -285,24 +285,6 @@ def _gone(pid: int) -> bool:
     return not os.path.exists(f"/proc/{pid}") or not open(f"/proc/{pid}/cmdline").read()
 
 
-def test_the_demo_on_eight_gpus_ends_in_a_report(lab):
-    """Canary, arrays, collect, fit and report, and the notification, from one command."""
-    told = lab.root / "told"
-    words = lab.words("demo", "grid=demo", "launch.canary=true", "launch.finish=true",
-                      "run.checkpoint_seconds=20", f"launch.notify=echo {{sweep}} {{state}} > {told}")  # fmt: skip
-    done = lab.isoflop("launch", *words)
-    assert done.returncode == 0, done.stdout + done.stderr
-    end = time.monotonic() + 1500
-    while lab.queue():
-        assert time.monotonic() < end, lab.status("demo")
-        time.sleep(5)
-    folder = lab.folder("demo")
-    assert len(lab.losses("demo")) == 23, lab.status("demo")
-    assert (folder.report / "report.html").exists(), lab.logs("demo")
-    assert told.read_text().split() == ["demo", "complete"]
-    assert "isoflop collect" in lab.status("demo")
-
-
 def test_a_canary_that_fails_stops_the_launch_with_its_words(lab):
     """The prepared text is damaged after the launch: the canary says so, and no cell starts."""
     sweep, hidden = "canary", lab.root / ".data.hidden"
