@@ -105,8 +105,9 @@ def launch_on_slurm(asked: SlurmLaunch, console: Console) -> Submitted:
 def _submit_what_is_left(asked: SlurmLaunch, shards: Path, console: Console) -> Submitted:
     folder = asked.folder
     whole = join_plan(folder, asked.resolved.planned)
-    done = terminal_cells(folder.records, [p.cell.id for p in whole])
     ledger, queue = settle_submissions(folder)
+    # After the queue: a cell that left it meanwhile has its record by now.
+    done = terminal_cells(folder.records, [p.cell.id for p in whole])
     queued = cells_in_queue(ledger, queue)
     bad = {i: s for i, s in done.items() if s != "finished"}
     todo = [p for p in whole if p.cell.id not in done and p.cell.id not in queued]
