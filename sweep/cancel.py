@@ -34,7 +34,7 @@ def cancel(folder: SweepFolder, cell: str | None, args: Arguments, console: Cons
         UsageError: no such cell, or the cell can't be stopped alone; SLURM does not answer.
     """
     with launch_lease(folder, console.print):  # nobody submits meanwhile
-        status = read_status(folder, commands_of(args))
+        status = read_status(folder, commands_of(folder, args))
         if not status.facts.asked:
             raise UsageError(" ".join(status.facts.notes))
         if cell is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from results.store import terminal_cells
+from results.store import StoreError, terminal_cells
 from slurm.local import NoWorker, WorkerCommand, WorkerRefused, map_on_workers
 from sweep.bad_devices import bad_gpus
 from sweep.cluster import ClusterSettings, LaunchSettings
@@ -25,6 +25,7 @@ from sweep.finish import finish, tally_of, tell
 from sweep.folder import PlannedCell, SweepFolder, freeze_plan, join_plan
 from sweep.launch_lease import launch_lease
 from sweep.launch_price import check_price
+from sweep.launch_words import keep_words
 from sweep.live import LaunchTable
 from sweep.local_launches import announced
 from sweep.plan import duration
@@ -53,7 +54,7 @@ def launch(
     folder = resolved.folder
     slots = _slots(hardware, cluster.workers, resolved)
     whole = join_plan(folder, resolved.planned)
-    done = terminal_cells(folder.records, [p.cell.id for p in whole])
+    done = _done(folder, whole)
     todo = _longest_first(resolved, _only(folder, how, [p for p in whole if p.cell.id not in done]))
     check_price(todo, hardware.ranks, how.max_gpu_hours)
     code = choose_code(folder, how.code, bool(todo))
@@ -68,6 +69,7 @@ def launch(
     check_data(list(resolved.grid.trained), data, resolved.data.max_epochs)
     with launch_lease(folder, console.print):
         plan = freeze_plan(folder, resolved.planned)
+        keep_words(folder, how.words)
         snapshot = keep_code(folder, code)
     bad = {i: s for i, s in done.items() if s != "finished"}
     if not todo:
@@ -98,6 +100,13 @@ def launch(
         failed = _train(plan, done, todo, commands, console)
     _end(folder, how)
     return {**bad, **failed}
+
+
+def _done(folder: SweepFolder, plan: Sequence[PlannedCell]) -> dict[str, str]:
+    try:
+        return terminal_cells(folder.records, [p.cell.id for p in plan])
+    except StoreError as e:
+        raise UsageError(str(e)) from None
 
 
 def _train(
