@@ -5,6 +5,8 @@ waits for a pickle which a killed launcher never moved fails, and code from a fo
 never loaded. A task learns its index from SLURM_ARRAY_TASK_ID.
 """
 
+import contextlib
+import io
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -72,7 +74,8 @@ def submit(request: Request) -> str:
     before = set(request.logs.glob(".submission_file_*"))
     try:
         executor = _executor(SlurmExecutor, request)
-        return executor._submit_command(shlex.join(request.command)).job_id
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit passes sbatch's words on there
+            return executor._submit_command(shlex.join(request.command)).job_id
     except (FailedJobError, FailedSubmissionError) as e:
         for orphan in set(request.logs.glob(".submission_file_*")) - before:
             orphan.unlink(missing_ok=True)

@@ -27,7 +27,7 @@ from sweep.launch_lease import launch_lease
 from sweep.launch_price import check_price
 from sweep.launch_words import keep_words
 from sweep.live import LaunchTable
-from sweep.local_launches import announced
+from sweep.local_launches import announced, launches_here
 from sweep.plan import duration
 from sweep.predict import predict_cost
 from sweep.resolve import Resolved
@@ -91,12 +91,12 @@ def launch(
         "run": asdict(run),
         "retries": how.retries,
     }
-    commands = _commands(folder, slots, setup, snapshot, hardware.threads)
     console.print(
         f"Training {len(todo)} of {len(plan)} cells of sweep={folder.name}, "
         f"{len(slots)} at once. Ctrl-C stops; the same command goes on."
     )
     with announced(folder):
+        commands = _commands(folder, slots, setup, snapshot, hardware.threads)
         failed = _train(plan, done, todo, commands, console)
     _end(folder, how)
     return {**bad, **failed}
@@ -202,6 +202,10 @@ def _good(slots: list[dict[str, str]], folder: SweepFolder) -> list[dict[str, st
     return good
 
 
+def _has_gpus(slots: Sequence[dict[str, str]]) -> bool:
+    return "CUDA_VISIBLE_DEVICES" in slots[0]
+
+
 def _cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):  # a job may be given fewer cores than there are
         return sorted(os.sched_getaffinity(0))
@@ -246,7 +250,9 @@ def _commands(
     logs.mkdir(exist_ok=True)
     path = os.pathsep.join(filter(None, (str(code.resolve()), os.environ.get("PYTHONPATH"))))
     here = f"{os.uname().nodename}-{os.getpid()}"
-    cores = _own_cores(len(slots), threads) if "CUDA_VISIBLE_DEVICES" not in slots[0] else None
+    # Two launches here would choose the same cores: then the machine shares them out.
+    alone = launches_here(folder) <= 1
+    cores = _own_cores(len(slots), threads) if alone and not _has_gpus(slots) else None
     return [
         WorkerCommand(
             argv=[sys.executable, "-P", "-m", "sweep.worker"],

@@ -1,4 +1,4 @@
-"""What a launch will take, said before it is paid for: hours, money, disk, limits."""
+"""What a launch will take, said before it is paid for: cells, hours, money, disk, limits, nodes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -98,6 +98,15 @@ def say_array(job_id: str, array: Submission, console: Console) -> None:
         f"Array {job_id}: {len(array.cells)} cells, {res['nodes']} x {res['tasks_per_node']} "
         f"ranks, {res['gpus']} GPUs a node, {res['memory_mb'] / 1000:g} GB, {res['minutes']} min"
     )
+
+
+def say_bad_nodes(folder: SweepFolder, nodes: Sequence[str], console: Console) -> None:
+    """Say which nodes are left out, and how to have them back."""
+    if nodes:
+        console.print(
+            f"Left out: {', '.join(nodes)}, of which a GPU failed twice; once it is mended, remove "
+            f"{folder.path / 'device_failures'}"
+        )
 
 
 def say_disk(bytes_needed: float, free: float, console: Console) -> None:

@@ -14,6 +14,7 @@ from results.store import StoreError, terminal_cells
 from slurm.queue import NoSlurm
 from slurm.site import SiteRefuses
 from slurm.submit import Refused, submit
+from sweep.bad_devices import bad_nodes
 from sweep.canary import canary_file
 from sweep.code import choose_code, keep_code
 from sweep.data import check_data, open_data, prepare_data
@@ -24,7 +25,14 @@ from sweep.launch_asked import SlurmLaunch, Submitted, measured_of, only_asked, 
 from sweep.launch_checks import check_disk, check_request, check_site
 from sweep.launch_dry_run import dry_run
 from sweep.launch_lease import launch_lease
-from sweep.launch_price import check_price, say_array, say_counts, say_sizes, seconds_of
+from sweep.launch_price import (
+    check_price,
+    say_array,
+    say_bad_nodes,
+    say_counts,
+    say_sizes,
+    seconds_of,
+)
 from sweep.launch_requests import (
     frozen_settings,
     new_arrays,
@@ -86,6 +94,7 @@ def _submit_what_is_left(asked: SlurmLaunch, shards: Path, console: Console) -> 
         sized, asked.hardware.ranks, asked.price, asked.cluster.margin, measured_of(asked), console
     )
     check_disk(asked, sized, console)
+    say_bad_nodes(folder, bad_nodes(folder), console)
     path = keep_code(folder, code)
     frozen = frozen_settings(asked, shards)
     arrays = new_arrays(asked, sized, path, frozen)
