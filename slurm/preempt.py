@@ -9,6 +9,7 @@ again after scancel comes back though somebody cancelled it.
 
 import contextlib
 import re
+import shutil
 import signal
 import subprocess
 from dataclasses import dataclass
@@ -88,15 +89,23 @@ def job_facts(job_id: str) -> JobFacts | None:
     return JobFacts(fields.get("JobState", "UNKNOWN"), preempted)
 
 
+def scontrol_is_here() -> bool:
+    """Whether SLURM can be asked at all: it can't from most containers."""
+    return shutil.which("scontrol") is not None
+
+
 def requeue(job_id: str) -> bool:
     """Queue a running job again; returns whether SLURM took it."""
     return _scontrol("requeue", job_id) is not None
 
 
 def exclude_nodes(job_ids: list[str], nodes: list[str]) -> None:
-    """Keep what has not started yet of some jobs off some nodes, as far as SLURM lets us."""
+    """Keep what has not started yet of some jobs off more nodes, as far as SLURM lets us."""
     for job_id in job_ids:
-        _scontrol("update", f"jobid={job_id}", f"excnodelist={','.join(nodes)}")
+        said = _scontrol("show", "job", "-o", job_id) or ""
+        before = re.search(r"\bExcNodeList=(?!\(null\))(\S+)", said)
+        names = [*([before.group(1)] if before else []), *nodes]
+        _scontrol("update", f"jobid={job_id}", f"excnodelist={','.join(names)}")
 
 
 def _scontrol(*words: str) -> str | None:

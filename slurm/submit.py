@@ -5,6 +5,8 @@ waits for a pickle which a killed launcher never moved fails, and code from a fo
 never loaded. A task learns its index from SLURM_ARRAY_TASK_ID.
 """
 
+import contextlib
+import io
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -72,7 +74,8 @@ def submit(request: Request) -> str:
     before = set(request.logs.glob(".submission_file_*"))
     try:
         executor = _executor(SlurmExecutor, request)
-        return executor._submit_command(shlex.join(request.command)).job_id
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit passes sbatch's words on there
+            return executor._submit_command(shlex.join(request.command)).job_id
     except (FailedJobError, FailedSubmissionError) as e:
         for orphan in set(request.logs.glob(".submission_file_*")) - before:
             orphan.unlink(missing_ok=True)
@@ -95,8 +98,13 @@ def _executor(kind: type, request: Request) -> Any:
         signal_delay_s=request.signal_seconds,
         dependency=request.dependency,
         setup=list(request.setup),
-        teardown=_again_if_lost(request) if request.again_if_lost else None,
-        srun_args=["--kill-on-bad-exit=1", *request.srun_args],
+        teardown=[*_again_if_asked(request), *_again_if_lost(request)],
+        # Since SLURM 22.05 srun does not take --cpus-per-task over from sbatch: its release notes.
+        srun_args=[
+            "--kill-on-bad-exit=1",
+            f"--cpus-per-task={request.cpus}",
+            *request.srun_args,
+        ],
         wckey=None,
         additional_parameters={**fixed, **request.options},
     )
@@ -104,6 +112,29 @@ def _executor(kind: type, request: Request) -> Any:
         executor.parameters["map_count"] = request.tasks
         executor.parameters["array_parallelism"] = request.parallelism or request.tasks
     return executor
+
+
+_RUNS = 'scontrol show job -o "$SLURM_JOB_ID" | grep -q " JobState=RUNNING "'
+
+
+def wish(logs: Path, job_id: str) -> Path:
+    """Return the file by which a command that can't call scontrol has its job queued again.
+
+    In a container there is none; the batch file runs outside of it.
+    """
+    return logs / f"{job_id}_again"
+
+
+def _again_if_asked(request: Request) -> list[str]:
+    """Shell lines that queue a job again whose command wishes it, unless SLURM is ending the job."""
+    return [
+        "code=$?",
+        f'wish={shlex.quote(str(request.logs))}/"$SLURM_JOB_ID"_again',
+        f'if rm "$wish" 2>/dev/null && {_RUNS}; then',
+        '  scontrol requeue "$SLURM_JOB_ID"',
+        "  exit 0",
+        "fi",
+    ]
 
 
 def _again_if_lost(request: Request) -> list[str]:
@@ -114,11 +145,10 @@ def _again_if_lost(request: Request) -> list[str]:
     file: SLURM's own count has preemptions in it.
     """
     return [
-        "code=$?",
         f'count={shlex.quote(str(request.logs))}/"$SLURM_JOB_ID"_lost',
         f'if [ "$code" -ne 0 ] && [ "$code" -ne {SAID_WHY} ] &&',
         f'  [ "$(cat "$count" 2>/dev/null | wc -l)" -lt {request.again_if_lost} ] &&',
-        '  scontrol show job -o "$SLURM_JOB_ID" | grep -q " JobState=RUNNING " &&',
+        f"  {_RUNS} &&",
         '  echo "$code" >>"$count"; then',  # on a full disk it can't count, and must not come back
         '  echo "lost with exit status $code: queued again"',
         '  scontrol requeue "$SLURM_JOB_ID"',

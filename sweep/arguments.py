@@ -56,10 +56,13 @@ class Arguments:
         """Those of the named keys that lie in some groups."""
         return frozenset(k for k in self.named if k.split(".")[0] in groups)
 
+    def words_of(self, reads: tuple[str, ...]) -> tuple[str, ...]:
+        """Return what was typed of some keys."""
+        return tuple(word for word in self.words if is_read(word.partition("=")[0], reads))
+
     def again(self, verb: str, reads: tuple[str, ...], without: tuple[str, ...] = ()) -> str:
         """Return a command for the next verb, with what was typed of the keys it reads."""
-        keys = [(w.partition("=")[0], w) for w in self.words]
-        kept = [word for key, word in keys if is_read(key, reads) and key not in without]
+        kept = [w for w in self.words_of(reads) if w.partition("=")[0] not in without]
         return shlex.join(["isoflop", verb, *kept])
 
 

@@ -1,7 +1,7 @@
 """The canary: one short job that checks what cells need, before arrays of them start.
 
 `python -P -m sweep.canary SUBMISSION.json` writes <sweep>/canary/<submission>.json with every check in
-words, and ends with 1 where one failed. The arrays depend on it (afterok, kill-on-invalid-dep), so that
+words, and ends with 3 where one failed. The arrays depend on it (afterok, kill-on-invalid-dep), so that
 they never start where it fails.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from results.provenance import PACKAGES, now, versions
+from slurm.submit import SAID_WHY
 from sweep import checkpoint
 from sweep.errors import UsageError
 from sweep.folder import SweepFolder, read_plan
@@ -49,7 +50,7 @@ def main() -> int:
     path = canary_file(folder, submission)
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_json(said, path)
-    return 1 if bad else 0
+    return SAID_WHY if bad else 0
 
 
 def canary_file(folder: SweepFolder, submission: Submission) -> Path:

@@ -17,6 +17,7 @@ from sweep.folder import SweepFolder
 from sweep.launch_lease import launch_lease
 from sweep.local_launches import local_launches
 from sweep.status import Status, commands_of, read_status
+from sweep.sweep_facts import read_plan_rows
 
 _AT_ONCE = 500  # jobs of one scancel: a command line has an end
 
@@ -31,10 +32,11 @@ def cancel(folder: SweepFolder, cell: str | None, args: Arguments, console: Cons
         0, or 1 where something still runs that can't be stopped from here.
 
     Raises:
-        UsageError: no such cell, or the cell can't be stopped alone; SLURM does not answer.
+        UsageError: no such sweep or cell, or the cell can't be stopped alone; SLURM does not answer.
     """
+    read_plan_rows(folder)  # refuses a sweep that is not there, before anything is written
     with launch_lease(folder, console.print):  # nobody submits meanwhile
-        status = read_status(folder, commands_of(args))
+        status = read_status(folder, commands_of(folder, args))
         if not status.facts.asked:
             raise UsageError(" ".join(status.facts.notes))
         if cell is not None:

@@ -15,6 +15,7 @@ from slurm.queue import JobState
 from sweep.explain import (
     Commands,
     Explanation,
+    explain_divergence,
     explain_end,
     explain_failure,
     explain_wait,
@@ -117,7 +118,7 @@ def _decide(facts: CellFacts, now: float, commands: Commands) -> tuple[State, Ex
     for status in (State.FINISHED, State.DIVERGED, State.STOPPED):
         of_it = [a for a in recorded if a.record == status]
         if of_it:
-            return status, _of_terminal(of_it[-1], status)
+            return status, _of_terminal(of_it[-1], status, commands)
     job = facts.job
     if job is not None and job.active:
         return _in_queue(facts, job, now, commands)
@@ -130,9 +131,11 @@ def _decide(facts: CellFacts, now: float, commands: Commands) -> tuple[State, Ex
     return _without_record(facts, now, commands)
 
 
-def _of_terminal(attempt: AttemptFacts, status: State) -> Explanation | None:
+def _of_terminal(attempt: AttemptFacts, status: State, commands: Commands) -> Explanation | None:
     if status is State.FINISHED:
         return None
+    if status is State.DIVERGED:
+        return explain_divergence(attempt.reason, commands)
     return Explanation(attempt.reason or str(status), None, stuck=False)
 
 

@@ -3,7 +3,7 @@
 import re
 import string
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from conf.schema import ClusterConf, LaunchConf
@@ -12,6 +12,13 @@ from sweep.errors import UsageError
 NOTIFY_FIELDS = ("sweep", "state", "finished", "planned", "folder")
 _OWN = ("array", "chdir", "dependency", "error", "job-name", "open-mode", "output", "requeue",
         "no-requeue", "signal", "kill-on-invalid-dep")  # fmt: skip
+_NAMED = ("partition", "account", "qos", "constraint", "comment", "mail_user", "mail_type")
+_BY_A_KEY = {k.replace("_", "-"): f"cluster.{k}" for k in (*_NAMED, "exclude", "nodes")} | {
+    "cpus-per-task": "cluster.cpus",
+    "ntasks": "hardware.ranks",
+    "ntasks-per-node": "hardware.ranks",
+    "time": "cluster.max_hours and cluster.margin",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +83,11 @@ class ClusterSettings:
         for key in self.additional:
             if not re.fullmatch(r"[a-z][a-z0-9_-]*", key):
                 raise ValueError(f"cluster.additional.{key} is no option of sbatch")
-            if key.replace("_", "-") in _OWN:
-                raise ValueError(f"cluster.additional.{key}: the launcher itself sets --{key}")
+            option = key.replace("_", "-")
+            if option in _OWN:
+                raise ValueError(f"cluster.additional.{key}: the launcher itself sets --{option}")
+            if option in _BY_A_KEY:
+                raise ValueError(f"cluster.additional.{key}: say it by {_BY_A_KEY[option]}")
             if re.search(r"[\x00-\x1f]", str(self.additional[key])):
                 raise ValueError(f"cluster.additional.{key} has a line break in it: leave that out")
 
@@ -89,8 +99,7 @@ class ClusterSettings:
 
     def options(self) -> dict[str, Any]:
         """Options of sbatch that are handed on as they are."""
-        named = ("partition", "account", "qos", "constraint", "comment", "mail_user", "mail_type")
-        given = {k.replace("_", "-"): getattr(self, k) for k in named if getattr(self, k)}
+        given = {k.replace("_", "-"): getattr(self, k) for k in _NAMED if getattr(self, k)}
         return given | {k.replace("_", "-"): v for k, v in self.additional.items()}
 
 
@@ -110,6 +119,7 @@ class LaunchSettings:
     notify: str | None
     code: str | None
     retries: int
+    words: tuple[str, ...] = ()  # as typed
 
     def __post_init__(self) -> None:
         if self.only not in (None, "failed"):
@@ -139,14 +149,18 @@ def cluster_settings(conf: ClusterConf) -> ClusterSettings:
         raise UsageError(str(e)) from None
 
 
-def launch_settings(conf: LaunchConf) -> LaunchSettings:
+def launch_settings(conf: LaunchConf, words: tuple[str, ...] = ()) -> LaunchSettings:
     """Check how a launch is to go.
+
+    Args:
+        conf: what was asked.
+        words: in which it was typed, to be shown by status.
 
     Raises:
         UsageError: a value that can't be.
     """
     try:
-        return LaunchSettings(**{f.name: getattr(conf, f.name) for f in fields(LaunchSettings)})
+        return LaunchSettings(**asdict(conf), words=words)
     except ValueError as e:
         raise UsageError(str(e)) from None
 

@@ -4,7 +4,8 @@ What SLURM reports, and when, was seen on SLURM 22.05; the meanings of its reaso
 those of the manual pages of squeue and sacct.
 """
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,20 @@ from slurm.queue import JobState
 class Commands:
     """What to type, complete: for a whole sweep."""
 
-    launch: str
+    launch: str  # in the words of the last launch
     cancel: str
     logs: str  # cell=ID is added
+
+    def launch_with(self, *words: str) -> str:
+        """Return the launch with some words, which replace those of the same keys."""
+        keys = {word.partition("=")[0] for word in words}
+        kept = [w for w in shlex.split(self.launch) if w.partition("=")[0] not in keys]
+        return shlex.join([*kept, *words])
+
+    def value_of(self, key: str) -> str | None:
+        """Return what the last launch said of a key."""
+        words = [w.partition("=") for w in shlex.split(self.launch)]
+        return next((value for own, _, value in words if own == key), None)
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,7 @@ def explain_wait(job: JobState, commands: Commands) -> Explanation | None:
         return Explanation(f"job {name} is held {how}", f"scontrol release {name}")
     for begin, why, mend in _WAITS:
         if reason.startswith(begin):
-            return Explanation(f"job {name} {why} ({reason})", mend and _fill(mend, commands))
+            return Explanation(f"job {name} {why} ({reason})", mend and mend(commands))
     for begin, why in _PATIENCE:
         if reason.startswith(begin):
             return Explanation(f"job {name} {why} ({reason})", None, stuck=False)
@@ -64,22 +76,29 @@ def explain_wait(job: JobState, commands: Commands) -> Explanation | None:
 
 
 _HELD_STATES = ("REQUEUE_HOLD", "SPECIAL_EXIT")
-_AGAIN = "{cancel} && {launch}"
+
+
+def _cancel_and_launch(*words: str) -> Callable[[Commands], str]:
+    return lambda commands: f"{commands.cancel} && {commands.launch_with(*words)}"
+
+
+_ELSEWHERE = _cancel_and_launch("cluster.partition=...")
 _WAITS = (
     ("JobHeldAdmin", "is held by an administrator: ask them", None),
-    ("DependencyNeverSatisfied", "waits for a job that failed, and will never run", _AGAIN),
-    ("PartitionTimeLimit", "asks for more time than its partition allows",
-     "{cancel} && {launch} cluster.partition=..."),
-    ("PartitionNodeLimit", "asks for more nodes than its partition allows",
-     "{cancel} && {launch} cluster.partition=..."),
+    ("DependencyNeverSatisfied", "waits for a job that failed, and will never run",
+     _cancel_and_launch()),
+    ("PartitionTimeLimit", "asks for more time than its partition allows", _ELSEWHERE),
+    ("PartitionNodeLimit", "asks for more nodes than its partition allows", _ELSEWHERE),
     ("PartitionDown", "waits for a partition that is down: ask its administrator, or take another",
-     "{cancel} && {launch} cluster.partition=..."),
-    ("PartitionInactive", "waits for a partition that is inactive: ask its administrator", None),
-    ("BadConstraints", "asks for what no node has", "{cancel} && {launch} cluster.constraint=..."),
+     _ELSEWHERE),
+    ("PartitionInactive", "waits for a partition that is inactive: ask its administrator, or take "
+     "another", _ELSEWHERE),
+    ("BadConstraints", "asks for what no node has", _cancel_and_launch("cluster.constraint=...")),
     ("InvalidAccount", "names an account that is not valid",
-     "{cancel} && {launch} cluster.account=..."),
-    ("InvalidQOS", "names a QOS that is not valid", "{cancel} && {launch} cluster.qos=..."),
-    ("ReqNodeNotAvail", "asks for nodes that are down, drained or reserved; see: sinfo -R", None),
+     _cancel_and_launch("cluster.account=...")),
+    ("InvalidQOS", "names a QOS that is not valid", _cancel_and_launch("cluster.qos=...")),
+    ("ReqNodeNotAvail", "asks for nodes that are down, drained or reserved; why they are:",
+     lambda commands: "sinfo --list-reasons"),
 )  # fmt: skip
 _PATIENCE = (
     ("Assoc", "waits for a limit of your account"),
@@ -97,6 +116,15 @@ def explain_failure(cell_id: str, reason: str | None, commands: Commands) -> Exp
     return Explanation(reason or "it failed and did not say why", f"{commands.logs} cell={cell_id}")
 
 
+def explain_divergence(reason: str | None, commands: Commands) -> Explanation:
+    """Explain a cell whose loss was no number: a result, which the same recipe would give again."""
+    return Explanation(
+        f"{reason or 'it diverged'}: it is not tried again; with another recipe, in another sweep:",
+        commands.launch_with("sweep=NAME", "recipe=..."),
+        stuck=False,
+    )
+
+
 def explain_end(job: JobState, status: Mapping[str, Any], commands: Commands) -> Explanation:
     """Explain a cell whose job ended and left no record.
 
@@ -110,7 +138,7 @@ def explain_end(job: JobState, status: Mapping[str, Any], commands: Commands) ->
     if job.out_of_memory:
         return Explanation(
             f"job {name} hit its memory limit{where} {reached}".strip(),
-            f"{commands.launch} cluster.memory_gb=...",
+            commands.launch_with("cluster.memory_gb=..."),
         )
     if job.state == "TIMEOUT":
         return _explain_timeout(job, reached, commands)
@@ -144,7 +172,7 @@ def _explain_timeout(job: JobState, reached: str, commands: Commands) -> Explana
         )
     return Explanation(
         f"job {name} reached {limit} before it had taken a step: the limit is too short",
-        f"{commands.launch} cluster.margin=4",
+        commands.launch_with("cluster.margin=4"),
     )
 
 
@@ -155,7 +183,3 @@ def _how(job: JobState) -> str:
     if job.exit_code is not None:
         return f"ended with exit status {job.exit_code}, and without a record"
     return "failed"
-
-
-def _fill(template: str, commands: Commands) -> str:
-    return template.replace("{cancel}", commands.cancel).replace("{launch}", commands.launch)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from results.store import StoreError, terminal_cells
+from slurm.submit import SAID_WHY
 from sweep.errors import UsageError
 from sweep.folder import SweepFolder, read_plan
 from sweep.frozen import open_submission
@@ -35,21 +36,21 @@ class Tally:
 def main() -> int:
     """Run the last stage; returns its exit status."""
     folder, submission, _ = open_submission(Path(sys.argv[1]))
-    return finish(folder, submission.settings.get("notify"))
+    return 0 if finish(folder, submission.settings.get("notify")) else SAID_WHY
 
 
-def finish(folder: SweepFolder, notify: str | None) -> int:
+def finish(folder: SweepFolder, notify: str | None) -> bool:
     """Collect, fit and report what there is; a part that fails leaves the others.
 
     Returns:
-        0 where every planned cell has a result and all parts worked, else 1.
+        Whether every planned cell has a result and all parts worked.
     """
     tally = tally_of(folder)
     print(f"{folder.name} is {tally.state}: {tally.finished} of {tally.planned} cells", flush=True)
     worked = [_isoflop(verb, folder) for verb in ("collect", "fit", "report")]
     if notify:
         worked.append(tell(notify, folder, tally))
-    return 0 if all(worked) and tally.state == "complete" else 1
+    return all(worked) and tally.state == "complete"
 
 
 def tally_of(folder: SweepFolder) -> Tally:

@@ -19,6 +19,7 @@ from sweep.grid import Cell
 from sweep.recipe_rules import RULES
 
 PLAN_SCHEMA = "1"
+_SHARED_FOLDERS = ("cells", "code", "launch", "logs", "records", "submissions")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
@@ -110,6 +111,12 @@ class SweepFolder:
                 f"root={self.root}: can't write {self.path} ({e.strerror}); "
                 "name a folder that you can write: root=FOLDER"
             ) from None
+        for path in (self.path / name for name in _SHARED_FOLDERS):
+            if path.exists() and not os.access(path, os.W_OK | os.X_OK):
+                raise UsageError(
+                    f"can't write {path}, which {path.owner()} made: whoever launches a sweep "
+                    f"with others needs umask 002; they can mend it: chmod -R g+w {self.path}"
+                )
 
 
 @dataclass(frozen=True)

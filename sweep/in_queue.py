@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from slurm.queue import JobState, Key, read_queue
@@ -11,26 +12,35 @@ from sweep.submissions import Submission, read_submissions, refused, submitted
 _YOUNG = 15.0  # seconds in which an sbatch of a launcher that was killed may still arrive
 
 
-def settle_submissions(folder: SweepFolder) -> tuple[list[Submission], dict[Key, JobState]]:
-    """Read the ledger and the queue, and settle what a killed launcher left open.
+def look_at_queue(folder: SweepFolder) -> tuple[list[Submission], dict[Key, JobState]]:
+    """Read the ledger, and the state of every job and task in it; write nothing.
 
-    Held by the launch lease: a frozen submission is then nobody's who still lives.
-
-    Returns:
-        The ledger, and the state of every job and task in it.
+    A job whose id nobody wrote down is found by its name.
 
     Raises:
         NoSlurm: the queue can't be read.
     """
     ledger = read_submissions(folder)
-    left = [s for s in ledger if s.state == "frozen"]
+    ids = [s.job_id for s in ledger if s.job_id is not None]
+    names = [s.job_name for s in ledger if s.state == "frozen"]
+    queue = read_queue(ids, names) if ids or names else {}
+    by_name = {state.name: job for (job, _), state in queue.items() if state.name}
+    return [replace(s, job_id=s.job_id or by_name.get(s.job_name)) for s in ledger], queue
+
+
+def settle_submissions(folder: SweepFolder) -> tuple[list[Submission], dict[Key, JobState]]:
+    """Look at ledger and queue, and settle what a killed launcher left open.
+
+    Held by the launch lease: a frozen submission is then nobody's who still lives.
+
+    Raises:
+        NoSlurm: the queue can't be read.
+    """
+    left = [s for s in read_submissions(folder) if s.state == "frozen"]
     if left:
         time.sleep(max(0.0, _YOUNG - min(map(_age, left))))
-    ids = [s.job_id for s in ledger if s.job_id is not None]
-    queue = read_queue(ids, names=[s.job_name for s in left]) if ids or left else {}
-    by_name = {state.name: job for (job, _), state in queue.items() if state.name}
-    settled = [s if s.state != "frozen" else _settle(folder, s, by_name) for s in ledger]
-    return settled, queue
+    ledger, queue = look_at_queue(folder)
+    return [s if s.state != "frozen" else _settle(folder, s) for s in ledger], queue
 
 
 def cells_in_queue(ledger: Sequence[Submission], queue: dict[Key, JobState]) -> dict[str, Key]:
@@ -49,10 +59,9 @@ def active_jobs(ledger: Sequence[Submission], queue: dict[Key, JobState]) -> lis
     return sorted({job for (job, _), state in queue.items() if job in ids and state.active})
 
 
-def _settle(folder: SweepFolder, frozen: Submission, by_name: dict[str, str]) -> Submission:
-    job_id = by_name.get(frozen.job_name)
-    if job_id is not None:
-        return submitted(folder, frozen, job_id)
+def _settle(folder: SweepFolder, frozen: Submission) -> Submission:
+    if frozen.job_id is not None:
+        return submitted(folder, frozen, frozen.job_id)
     return refused(folder, frozen, "its launcher ended before sbatch took it")
 
 

@@ -14,14 +14,24 @@ from pathlib import Path
 
 from results.record import Record, RecordStatus
 from slurm.lease import Holder, LeaseLost, Watch
-from slurm.preempt import Answer, Notice, answer, exclude_nodes, ignore_signals, job_facts, requeue
-from slurm.submit import SAID_WHY
+from slurm.preempt import (
+    Answer,
+    Notice,
+    answer,
+    exclude_nodes,
+    ignore_signals,
+    job_facts,
+    requeue,
+    scontrol_is_here,
+)
+from slurm.submit import SAID_WHY, wish
 from sweep.claim import Attempt, StatusFile, claim_for_launch, read_status
 from sweep.errors import UsageError
 from sweep.folder import PlannedCell, SweepFolder
 from sweep.frozen import Frozen, open_submission, own_cell
-from sweep.past import failures_here, rows_to_try
+from sweep.past import failure_unrecorded, failures_here, rows_to_try
 
+LOST = 1  # exit status: the batch file queues the job again, a few times
 _PAUSE = 5.0  # seconds before a failure that may pass is tried again, doubled each time
 
 
@@ -63,13 +73,24 @@ class _Task:
                 claimed.release()
             if code is not None:
                 return code
-            if requeue(self.job_id):  # the lease is given back: the next life need not wait
+            if self._queue_again():  # the lease is given back: the next life need not wait
                 say("saved; queued again")
                 return 0
             say("saved; SLURM ends the job, or did not take it back: it goes on while it can")
             if self.frozen.hardware.ranks > 1:  # the others have left
                 time.sleep(3600)
                 return 1
+
+    def _queue_again(self) -> bool:
+        """Have the job queued again; where SLURM can't be asked, the batch file does it."""
+        if scontrol_is_here():
+            return requeue(self.job_id)
+        try:
+            wish(self.folder.path / "logs", self.job_id).touch()
+        except OSError as e:  # a full disk
+            say(f"can't have the job queued again ({e})")
+            return False
+        return True
 
     def _claim(self) -> Attempt | Holder | str:
         """Take the cell; wait as long as it takes to know whether who holds it is alive."""
@@ -105,7 +126,7 @@ class _Task:
             traceback.print_exc()
             status.say("failed", 0, " ".join(reason.split())[:500])
             say(f"failed: {reason}")
-            return SAID_WHY
+            return SAID_WHY if isinstance(e, UsageError) else self._after_no_record(reason)
         return self._after(record)
 
     def _attempt(self, attempt: Attempt) -> Record:
@@ -143,13 +164,17 @@ class _Task:
         name = self.notice.take()
         if name is None:
             return False
+        most = self.frozen.max_requeues
+        if not scontrol_is_here():  # the batch file asks, when this process has left
+            say(f"{name}: saved; there is no scontrol here")
+            return self.restarts < most
         facts = job_facts(self.job_id)
-        decided = answer(name, facts, self.restarts, self.frozen.max_requeues)
+        decided = answer(name, facts, self.restarts, most)
         say(f"{name}: saved; SLURM says {facts}; {decided}")
         return decided is Answer.REQUEUE
 
-    def _after(self, record: Record) -> int | None:
-        """Say how it ended; try again what may pass, in a process of its own."""
+    def _after(self, record: Record) -> int:
+        """Say how it ended; try again what may pass."""
         if RecordStatus(record.status).terminal:
             loss = f", loss {record.val_loss:.4f}" if record.status == "finished" else ""
             say(f"{record.cell_id} {record.status}{loss} {record.reason or ''}")
@@ -157,12 +182,21 @@ class _Task:
         say(f"{record.cell_id} failed: {record.reason}")
         step = failures_here(self.folder, record, self.frozen.retries, self.job_id)
         say(step.why)
-        if step.bad_nodes:
-            exclude_nodes(step.jobs, step.bad_nodes)
-        if not step.again:
-            return SAID_WHY
-        time.sleep(_PAUSE * 2 ** min(step.tries, 6))
+        exclude_nodes(step.jobs, step.bad_nodes)
+        return self._try_again(step.tries) if step.again else SAID_WHY
+
+    def _try_again(self, tries: int) -> int:
+        """Try again in a process of its own; with other ranks, which have left, in a new life."""
+        if self.frozen.hardware.ranks > 1:
+            return 0 if self._queue_again() else LOST
+        time.sleep(_PAUSE * 2 ** min(tries, 6))
         os.execv(sys.executable, [sys.executable, "-P", "-m", "sweep.job", *sys.argv[1:]])
+
+    def _after_no_record(self, reason: str) -> int:
+        """Say what follows a failure before or after training: what may pass is queued again."""
+        after = failure_unrecorded(self.folder, reason)
+        exclude_nodes(after.jobs, after.bad_nodes)
+        return LOST if after.again else SAID_WHY
 
 
 class _ToBeQueued(Exception):

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from results.store import terminal_cells
+from results.store import StoreError, terminal_cells
 from slurm.local import NoWorker, WorkerCommand, WorkerRefused, map_on_workers
 from sweep.bad_devices import bad_gpus
 from sweep.cluster import ClusterSettings, LaunchSettings
@@ -25,8 +25,9 @@ from sweep.finish import finish, tally_of, tell
 from sweep.folder import PlannedCell, SweepFolder, freeze_plan, join_plan
 from sweep.launch_lease import launch_lease
 from sweep.launch_price import check_price
+from sweep.launch_words import keep_words
 from sweep.live import LaunchTable
-from sweep.local_launches import announced
+from sweep.local_launches import announced, launches_here
 from sweep.plan import duration
 from sweep.predict import predict_cost
 from sweep.resolve import Resolved
@@ -53,7 +54,7 @@ def launch(
     folder = resolved.folder
     slots = _slots(hardware, cluster.workers, resolved)
     whole = join_plan(folder, resolved.planned)
-    done = terminal_cells(folder.records, [p.cell.id for p in whole])
+    done = _done(folder, whole)
     todo = _longest_first(resolved, _only(folder, how, [p for p in whole if p.cell.id not in done]))
     check_price(todo, hardware.ranks, how.max_gpu_hours)
     code = choose_code(folder, how.code, bool(todo))
@@ -68,6 +69,7 @@ def launch(
     check_data(list(resolved.grid.trained), data, resolved.data.max_epochs)
     with launch_lease(folder, console.print):
         plan = freeze_plan(folder, resolved.planned)
+        keep_words(folder, how.words)
         snapshot = keep_code(folder, code)
     bad = {i: s for i, s in done.items() if s != "finished"}
     if not todo:
@@ -89,15 +91,22 @@ def launch(
         "run": asdict(run),
         "retries": how.retries,
     }
-    commands = _commands(folder, slots, setup, snapshot, hardware.threads)
     console.print(
         f"Training {len(todo)} of {len(plan)} cells of sweep={folder.name}, "
         f"{len(slots)} at once. Ctrl-C stops; the same command goes on."
     )
     with announced(folder):
+        commands = _commands(folder, slots, setup, snapshot, hardware.threads)
         failed = _train(plan, done, todo, commands, console)
     _end(folder, how)
     return {**bad, **failed}
+
+
+def _done(folder: SweepFolder, plan: Sequence[PlannedCell]) -> dict[str, str]:
+    try:
+        return terminal_cells(folder.records, [p.cell.id for p in plan])
+    except StoreError as e:
+        raise UsageError(str(e)) from None
 
 
 def _train(
@@ -193,6 +202,10 @@ def _good(slots: list[dict[str, str]], folder: SweepFolder) -> list[dict[str, st
     return good
 
 
+def _has_gpus(slots: Sequence[dict[str, str]]) -> bool:
+    return "CUDA_VISIBLE_DEVICES" in slots[0]
+
+
 def _cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):  # a job may be given fewer cores than there are
         return sorted(os.sched_getaffinity(0))
@@ -237,7 +250,9 @@ def _commands(
     logs.mkdir(exist_ok=True)
     path = os.pathsep.join(filter(None, (str(code.resolve()), os.environ.get("PYTHONPATH"))))
     here = f"{os.uname().nodename}-{os.getpid()}"
-    cores = _own_cores(len(slots), threads) if "CUDA_VISIBLE_DEVICES" not in slots[0] else None
+    # Two launches here would choose the same cores: then the machine shares them out.
+    alone = launches_here(folder) <= 1
+    cores = _own_cores(len(slots), threads) if alone and not _has_gpus(slots) else None
     return [
         WorkerCommand(
             argv=[sys.executable, "-P", "-m", "sweep.worker"],

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from slurm.lease import Holder, Lease, Watch
 from sweep.errors import UsageError
@@ -17,11 +18,11 @@ def launch_lease(folder: SweepFolder, say: Callable[[str], None]) -> Iterator[Le
     """Hold the right to plan and submit; waits for another launcher, which takes seconds.
 
     Raises:
-        UsageError: another launcher is at it for minutes.
+        UsageError: another launcher is at it for minutes, or the folder can't be written.
     """
     place, watch, told = folder.path / "launch", Watch(SECONDS), False
     give_up = time.monotonic() + _PATIENCE
-    while isinstance(held := watch.take(place), Holder):
+    while isinstance(held := _take(watch, place), Holder):
         if not told:
             say(f"sweep={folder.name} is being launched by {held.in_words()}: waiting for it.")
             told = True
@@ -36,3 +37,12 @@ def launch_lease(folder: SweepFolder, say: Callable[[str], None]) -> Iterator[Le
         yield held
     finally:
         held.release()
+
+
+def _take(watch: Watch, place: Path) -> Lease | Holder:
+    try:
+        return watch.take(place)
+    except OSError as e:
+        raise UsageError(
+            f"can't write {place} ({e.strerror}): ask whose it is for the right"
+        ) from None

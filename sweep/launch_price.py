@@ -1,4 +1,4 @@
-"""What a launch will take, said before it is paid for: hours, money, disk, limits."""
+"""What a launch will take, said before it is paid for: cells, hours, money, disk, limits, nodes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,9 +6,11 @@ from rich.console import Console
 
 from models.flops import count_params
 from sweep.errors import UsageError
+from sweep.folder import SweepFolder
 from sweep.plan import duration, size_of
 from sweep.resources import MEASURED_MARGIN, STARTUP_SECONDS, Sized
 from sweep.settings import RunSettings
+from sweep.submissions import Submission
 
 
 def gpu_hours(seconds: Mapping[str, float], ranks: int) -> float:
@@ -53,6 +55,15 @@ def disk_needed(sized: Sequence[Sized], run: RunSettings) -> float:
     return sum(kept * size + 100_000 for size in each) + 3 * sum(sorted(each)[-100:])
 
 
+def say_counts(
+    folder: SweepFolder, whole: int, done: int, queued: int, todo: int, console: Console
+) -> None:
+    """Say how many cells there are, and how many of them are left to submit."""
+    console.print(
+        f"sweep={folder.name}: {whole} cells, {done} done, {queued} in the queue, {todo} to submit."
+    )
+
+
 def say_sizes(
     sized: Sequence[Sized],
     ranks: int,
@@ -78,6 +89,24 @@ def say_sizes(
 
 def _unit(sized: Sequence[Sized]) -> str:
     return "GPU-hours" if all(s.resources.gpus for s in sized) else "hours of a device"
+
+
+def say_array(job_id: str, array: Submission, console: Console) -> None:
+    """Say what SLURM was asked for an array's cells."""
+    res = array.resources
+    console.print(
+        f"Array {job_id}: {len(array.cells)} cells, {res['nodes']} x {res['tasks_per_node']} "
+        f"ranks, {res['gpus']} GPUs a node, {res['memory_mb'] / 1000:g} GB, {res['minutes']} min"
+    )
+
+
+def say_bad_nodes(folder: SweepFolder, nodes: Sequence[str], console: Console) -> None:
+    """Say which nodes are left out, and how to have them back."""
+    if nodes:
+        console.print(
+            f"Left out: {', '.join(nodes)}, of which a GPU failed twice; once it is mended, remove "
+            f"{folder.path / 'device_failures'}"
+        )
 
 
 def say_disk(bytes_needed: float, free: float, console: Console) -> None:

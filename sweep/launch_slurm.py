@@ -5,73 +5,43 @@ ledger before it is called, so a launcher that is killed anywhere can be followe
 submits no cell twice.
 """
 
-import contextlib
-import shlex
-import shutil
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 from rich.console import Console
 
-from results.store import read_records, terminal_cells
+from results.store import StoreError, terminal_cells
 from slurm.queue import NoSlurm
-from slurm.site import Ask, SiteRefuses, check_ask, max_array_size, read_site
-from slurm.submit import Refused, Request, batch_text, submit
+from slurm.site import SiteRefuses
+from slurm.submit import Refused, submit
 from sweep.bad_devices import bad_nodes
-from sweep.canary import canary_file, environment_here
-from sweep.cluster import ClusterSettings, LaunchSettings
-from sweep.code import choose_code, code_folder, keep_code
-from sweep.data import check_data, find_prepared, open_data, prepare_data
+from sweep.canary import canary_file
+from sweep.code import choose_code, keep_code
+from sweep.data import check_data, open_data, prepare_data
 from sweep.errors import UsageError
-from sweep.folder import PlannedCell, SweepFolder, freeze_plan, join_plan
-from sweep.frozen import Frozen
+from sweep.folder import freeze_plan, join_plan
 from sweep.in_queue import active_jobs, cells_in_queue, settle_submissions
+from sweep.launch_asked import SlurmLaunch, Submitted, measured_of, only_asked, size_asked
+from sweep.launch_checks import check_disk, check_request, check_site
+from sweep.launch_dry_run import dry_run
 from sweep.launch_lease import launch_lease
-from sweep.launch_price import check_price, disk_needed, say_disk, say_sizes, seconds_of
-from sweep.resolve import Resolved
-from sweep.resources import Resources, Sized, classes, measured_factor, size_cells
-from sweep.settings import HardwareSettings, RunSettings
-from sweep.submissions import (
-    Submission,
-    new_submission,
-    refused,
-    submissions_folder,
-    submitted,
-    write_submission,
+from sweep.launch_price import (
+    check_price,
+    say_array,
+    say_bad_nodes,
+    say_counts,
+    say_sizes,
+    seconds_of,
 )
-from sweep.tried import tried_cells
-
-CANARY_MINUTES, FINISH_MINUTES, FINISH_MB = 15, 120, 3000
-
-
-@dataclass(frozen=True)
-class SlurmLaunch:
-    """Everything that a launch on SLURM was asked."""
-
-    resolved: Resolved
-    hardware: HardwareSettings
-    run: RunSettings
-    cluster: ClusterSettings
-    launch: LaunchSettings
-    price: float | None
-
-    @property
-    def folder(self) -> SweepFolder:
-        """Folder of the sweep."""
-        return self.resolved.folder
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """What a launch did."""
-
-    cells: int
-    jobs: tuple[str, ...]
-    bad: Mapping[str, str]  # cells whose result is not "finished"
+from sweep.launch_requests import (
+    frozen_settings,
+    new_arrays,
+    new_canary,
+    new_finish,
+    request_of,
+)
+from sweep.launch_words import keep_words
+from sweep.submissions import Submission, refused, submitted, write_submission
 
 
 def launch_on_slurm(asked: SlurmLaunch, console: Console) -> Submitted:
@@ -82,9 +52,9 @@ def launch_on_slurm(asked: SlurmLaunch, console: Console) -> Submitted:
     """
     try:
         if asked.launch.dry_run:
-            return _dry_run(asked, console)
-        _check_request(asked)
-        _check_site(asked, _sized(asked, asked.resolved.planned))
+            return dry_run(asked, console)
+        check_request(asked)
+        check_site(asked, size_asked(asked, asked.resolved.planned))
         asked.folder.make()
         shards = prepare_data(
             asked.resolved.data,
@@ -98,7 +68,7 @@ def launch_on_slurm(asked: SlurmLaunch, console: Console) -> Submitted:
         check_data(list(asked.resolved.grid.trained), data, asked.resolved.data.max_epochs)
         with launch_lease(asked.folder, console.print):
             return _submit_what_is_left(asked, shards, console)
-    except (NoSlurm, SiteRefuses) as e:
+    except (NoSlurm, SiteRefuses, StoreError) as e:
         raise UsageError(str(e)) from None
 
 
@@ -111,30 +81,29 @@ def _submit_what_is_left(asked: SlurmLaunch, shards: Path, console: Console) -> 
     queued = cells_in_queue(ledger, queue)
     bad = {i: s for i, s in done.items() if s != "finished"}
     todo = [p for p in whole if p.cell.id not in done and p.cell.id not in queued]
-    todo = _only(asked, todo)
+    todo = only_asked(asked, todo)
     code = choose_code(folder, asked.launch.code, bool(todo))
-    sized = _sized(asked, todo)
+    sized = size_asked(asked, todo)
     check_price(seconds_of(sized), asked.hardware.ranks, asked.launch.max_gpu_hours)
-    _check_site(asked, sized)
+    check_site(asked, sized)
     freeze_plan(folder, asked.resolved.planned)
-    console.print(
-        f"sweep={folder.name}: {len(whole)} cells, {len(done)} done, {len(queued)} in the queue, "
-        f"{len(todo)} to submit."
-    )
+    say_counts(folder, len(whole), len(done), len(queued), len(todo), console)
     if not todo:
         return Submitted(0, tuple(active_jobs(ledger, queue)), bad)
     say_sizes(
-        sized, asked.hardware.ranks, asked.price, asked.cluster.margin, _factor(asked), console
+        sized, asked.hardware.ranks, asked.price, asked.cluster.margin, measured_of(asked), console
     )
-    _check_disk(asked, sized, console)
+    check_disk(asked, sized, console)
+    say_bad_nodes(folder, bad_nodes(folder), console)
     path = keep_code(folder, code)
-    frozen = _frozen(asked, shards)
-    arrays = _arrays(asked, sized, path, frozen)
-    first = _canary(asked, sized, path, frozen) if asked.launch.canary else None
+    frozen = frozen_settings(asked, shards)
+    arrays = new_arrays(asked, sized, path, frozen)
+    first = new_canary(asked, sized, path, frozen) if asked.launch.canary else None
+    keep_words(folder, asked.launch.words)
     jobs = _submit_all(asked, first, arrays, path, console)
     if asked.launch.finish is not False:
-        waits_for = [*jobs, *active_jobs(ledger, queue)]
-        _submit_one(asked, _finish(asked, path, frozen), path, f"afterany:{':'.join(waits_for)}")
+        last = new_finish(asked, path, frozen)
+        bad |= _submit_last(asked, last, path, [*jobs, *active_jobs(ledger, queue)])
     return Submitted(len(todo), tuple(jobs), bad)
 
 
@@ -145,270 +114,65 @@ def _submit_all(
     code: Path,
     console: Console,
 ) -> list[str]:
-    """Submit the canary, then the arrays that wait for it; returns their ids."""
+    """Submit the canary, then the arrays that wait for it; returns their ids.
+
+    Raises:
+        UsageError: sbatch refused one; those before it are in the queue, and none after it is.
+    """
     for one in arrays:  # what is asked is on disk before the first sbatch
         write_submission(asked.folder, one)
-    wait = None
-    if canary is not None:
-        job_id = _submit_one(asked, canary, code, None)
-        wait = f"afterok:{job_id}"
-        console.print(f"Canary: job {job_id}; it says {canary_file(asked.folder, canary)}")
-    jobs = []
-    for one in arrays:
-        job_id = _submit_one(asked, one, code, wait)
-        jobs.append(job_id)
-        res = one.resources
-        console.print(
-            f"Array {job_id}: {len(one.cells)} cells, {res['nodes']} x {res['tasks_per_node']} "
-            f"ranks, {res['gpus']} GPUs a node, {res['memory_mb'] / 1000:g} GB, {res['minutes']} min"
-        )
+    jobs: list[str] = []
+    try:
+        wait = None if canary is None else _submit_canary(asked, canary, code, console)
+        for one in arrays:
+            jobs.append(_submit_one(asked, one, code, wait))
+            say_array(jobs[-1], one, console)
+    except Refused as e:
+        for one in arrays[len(jobs) :]:
+            refused(asked.folder, one, str(e))
+        raise UsageError(_refusal(str(e), arrays, jobs)) from None
     return jobs
 
 
+def _refusal(words: str, arrays: Sequence[Submission], jobs: Sequence[str]) -> str:
+    left = sum(len(one.cells) for one in arrays[len(jobs) :])
+    if not jobs:
+        return f"sbatch refused it: {words}"
+    return (
+        f"sbatch refused {left} of {sum(len(one.cells) for one in arrays)} cells: {words}; the "
+        f"others are in the queue ({', '.join(jobs)}). Mend it, or wait for room, and launch again"
+    )
+
+
+def _submit_canary(asked: SlurmLaunch, canary: Submission, code: Path, console: Console) -> str:
+    """Submit the canary; returns the dependency by which arrays wait for it."""
+    job_id = _submit_one(asked, canary, code, None)
+    console.print(f"Canary: job {job_id}; it says {canary_file(asked.folder, canary)}")
+    return f"afterok:{job_id}"
+
+
+def _submit_last(
+    asked: SlurmLaunch, last: Submission, code: Path, jobs: Sequence[str]
+) -> dict[str, str]:
+    """Submit the last stage; the cells are in the queue by now, whatever becomes of it."""
+    try:
+        _submit_one(asked, last, code, f"afterany:{':'.join(jobs)}")
+    except Refused as e:
+        return {"last stage": f"sbatch refused it ({e}): isoflop collect when the cells have ended"}
+    return {}
+
+
 def _submit_one(asked: SlurmLaunch, one: Submission, code: Path, dependency: str | None) -> str:
-    """Submit what is written in the ledger, and write down what became of it."""
+    """Submit what is written in the ledger, and write down what became of it.
+
+    Raises:
+        Refused: sbatch did not take it.
+    """
     write_submission(asked.folder, one)
     try:
-        job_id = submit(_request(asked, one, code, dependency))
+        job_id = submit(request_of(asked, one, code, dependency))
     except Refused as e:
         refused(asked.folder, one, str(e))
-        raise UsageError(f"sbatch refused {one.job_name}: {e}") from None
+        raise
     submitted(asked.folder, one, job_id)
     return job_id
-
-
-def _dry_run(asked: SlurmLaunch, console: Console) -> Submitted:
-    """Print what would be submitted; write nothing, ask the site only where there is one."""
-    folder = asked.folder
-    _check_request(asked)
-    whole = join_plan(folder, asked.resolved.planned)
-    done = terminal_cells(folder.records, [p.cell.id for p in whole])
-    todo = _only(asked, [p for p in whole if p.cell.id not in done])
-    sized = _sized(asked, todo)
-    check_price(seconds_of(sized), asked.hardware.ranks, asked.launch.max_gpu_hours)
-    with contextlib.suppress(NoSlurm):
-        _check_site(asked, sized)
-    code = code_folder(folder) / choose_code(folder, asked.launch.code, bool(todo)).name
-    shards = find_prepared(asked.resolved.data, folder.data_cache)
-    frozen = _frozen(asked, shards or folder.data_cache / "not-prepared-yet")
-    arrays = _arrays(asked, sized, code, frozen)
-    canary = _canary(asked, sized, code, frozen) if asked.launch.canary and sized else None
-    say_sizes(
-        sized, asked.hardware.ranks, asked.price, asked.cluster.margin, _factor(asked), console
-    )
-    for one in [*([canary] if canary else []), *arrays]:
-        wait = "afterok:CANARY" if canary and one.kind == "cells" else None
-        console.print(f"\n# {one.job_name}, {len(one.cells)} cells")
-        console.print(batch_text(_request(asked, one, code, wait)))
-    console.print("\nNothing was written or submitted: launch.dry_run=true.")
-    return Submitted(0, (), {})
-
-
-def _sized(asked: SlurmLaunch, cells: Sequence[PlannedCell]) -> list[Sized]:
-    rates = asked.resolved.rates
-    sized = size_cells(cells, rates, asked.hardware, asked.cluster, _factor(asked))
-    for cell in sized:
-        if cell.lives - 1 > asked.cluster.max_requeues:
-            raise UsageError(
-                f"{cell.planned.cell.id} is predicted to need {cell.lives} jobs of "
-                f"{cell.resources.minutes} min one after another, cluster.max_requeues="
-                f"{asked.cluster.max_requeues} allows {asked.cluster.max_requeues + 1}: raise that, "
-                "cluster.max_hours or hardware.ranks"
-            )
-    return sized
-
-
-def _factor(asked: SlurmLaunch) -> float | None:
-    """Measured over predicted time, where this sweep has finished cells."""
-    records = asked.folder.records
-    if not any(records.glob("*.parquet")):
-        return None
-    frame: pd.DataFrame = read_records(records)
-    planned = join_plan(asked.folder, asked.resolved.planned)
-    return measured_factor(frame, planned, asked.resolved.rates, asked.hardware.device)
-
-
-def _only(asked: SlurmLaunch, todo: Sequence[PlannedCell]) -> list[PlannedCell]:
-    if asked.launch.only is None:
-        return list(todo)
-    tried = tried_cells(asked.folder, [p.cell.id for p in todo])
-    return [p for p in todo if p.cell.id in tried]
-
-
-def _check_request(asked: SlurmLaunch) -> None:
-    """Refuse what can't be shared out, and what would change nothing."""
-    ranks, nodes = asked.hardware.ranks, asked.cluster.nodes
-    if ranks % nodes:
-        raise UsageError(
-            f"hardware.ranks={ranks} can't be shared out evenly among cluster.nodes={nodes}"
-        )
-    if asked.cluster.workers is not None:
-        raise UsageError("cluster.workers is read by cluster=local; here it is cluster.parallelism")
-    root = str(asked.folder.root.resolve())
-    if "%" in root or "\n" in root:
-        raise UsageError(
-            f"root={root}: SLURM would read % in the name of a log as a pattern; "
-            "name a folder without it: root=FOLDER"
-        )
-    least = min(asked.resolved.grid.trained, key=lambda cell: cell.recipe.batch_rows)
-    if least.recipe.batch_rows < ranks:
-        raise UsageError(
-            f"hardware.ranks={ranks} is more than the {least.recipe.batch_rows} sequences in a "
-            f"batch of {least.id}: each rank needs one"
-        )
-
-
-def _check_site(asked: SlurmLaunch, sized: Sequence[Sized]) -> None:
-    site = read_site()
-    for res in {s.resources for s in sized}:
-        check_ask(
-            Ask(
-                partition=asked.cluster.partition,
-                nodes=res.nodes,
-                gpus=res.gpus,
-                gpu_type=asked.cluster.gpu_type,
-                cpus=res.cpus * res.tasks_per_node,
-                memory_mb=res.memory_mb,
-                minutes=res.minutes,
-            ),
-            site,
-        )
-
-
-def _check_disk(asked: SlurmLaunch, sized: Sequence[Sized], console: Console) -> None:
-    """Refuse what the disk has no room for."""
-    needed, free = disk_needed(sized, asked.run), shutil.disk_usage(asked.folder.path).free
-    say_disk(needed, free, console)
-    if needed > free:
-        raise UsageError(
-            f"root={asked.folder.root}: {free / 1e9:.3g} GB free for {needed / 1e9:.3g} GB of "
-            "checkpoints: make room, keep fewer (run.keep_checkpoints=none), or root=FOLDER"
-        )
-
-
-def _frozen(asked: SlurmLaunch, shards: Path) -> Frozen:
-    return Frozen(
-        shards=shards.resolve(),
-        node_cache=asked.resolved.handling.node_cache,
-        hardware=asked.hardware,
-        run=asked.run,
-        max_requeues=asked.cluster.max_requeues,
-        retries=asked.launch.retries,
-    )
-
-
-def _arrays(
-    asked: SlurmLaunch, sized: Sequence[Sized], code: Path, frozen: Frozen
-) -> list[Submission]:
-    """One submission a class of resources and chunk of the longest array that the site takes."""
-    try:
-        most = max_array_size()
-    except NoSlurm:
-        most = 1000  # a dry run elsewhere
-    found = []
-    for res, cells in classes(sized).items():
-        ids = [s.planned.cell.id for s in cells]
-        for start in range(0, len(ids), most):
-            chunk = tuple(ids[start : start + most])
-            found.append(_new(asked, "cells", code, frozen, res, {}, cells=chunk))
-    return found
-
-
-def _canary(asked: SlurmLaunch, sized: Sequence[Sized], code: Path, frozen: Frozen) -> Submission:
-    """One task with the GPUs and memory of the smallest class."""
-    like = min(s.resources for s in sized)
-    res = replace(like, nodes=1, tasks_per_node=1, gpus=min(like.gpus, 1), minutes=CANARY_MINUTES)
-    wanted = {"versions": environment_here(), "disk_bytes": disk_needed(sized, asked.run)}
-    return _new(asked, "canary", code, frozen, res, {"canary": wanted})
-
-
-def _finish(asked: SlurmLaunch, code: Path, frozen: Frozen) -> Submission:
-    res = Resources(1, 1, 0, 1, FINISH_MB, FINISH_MINUTES)
-    return _new(asked, "finish", code, frozen, res, {"notify": asked.launch.notify})
-
-
-def _new(
-    asked: SlurmLaunch,
-    kind: str,
-    code: Path,
-    frozen: Frozen,
-    res: Resources,
-    more: Mapping[str, Any],
-    **values: Any,
-) -> Submission:
-    resources = {**vars(res), "partition": asked.cluster.partition}
-    settings = {**frozen.to_dict(), **more}
-    return new_submission(
-        asked.folder, kind, code=code.name, resources=resources, settings=settings, **values
-    )
-
-
-def _request(asked: SlurmLaunch, one: Submission, code: Path, dependency: str | None) -> Request:
-    cluster, folder, res = asked.cluster, asked.folder, one.resources
-    module = {"cells": "sweep.job", "canary": "sweep.canary", "finish": "sweep.finish"}[one.kind]
-    path = submissions_folder(folder).resolve() / f"{one.name}.json"
-    options, nodes = cluster.options(), bad_nodes(folder)
-    if nodes or cluster.exclude:
-        options["exclude"] = ",".join([*([cluster.exclude] if cluster.exclude else []), *nodes])
-    return Request(
-        job_name=one.job_name,
-        command=[
-            *_inside(cluster, folder, res["gpus"]),
-            *_python(cluster),
-            "-P",
-            "-m",
-            module,
-            str(path),
-        ],
-        logs=(folder.path / "logs").resolve(),
-        minutes=res["minutes"],
-        memory_mb=res["memory_mb"],
-        nodes=res["nodes"],
-        tasks_per_node=res["tasks_per_node"],
-        cpus=res["cpus"],
-        gpus=res["gpus"],
-        gpu_type=cluster.gpu_type,
-        tasks=len(one.cells) if one.kind == "cells" else None,
-        parallelism=cluster.parallelism,
-        signal_seconds=cluster.signal_seconds,
-        dependency=dependency,
-        chdir=code.resolve(),
-        setup=_setup(asked, code),
-        again_if_lost=min(asked.launch.retries, cluster.max_requeues) if one.kind == "cells" else 0,
-        srun_args=_srun_args(cluster, folder),
-        options=options,
-    )
-
-
-def _setup(asked: SlurmLaunch, code: Path) -> list[str]:
-    threads = asked.hardware.threads
-    return [
-        *asked.cluster.setup,
-        f"export PYTHONPATH={shlex.quote(str(code.resolve()))}${{PYTHONPATH:+:$PYTHONPATH}}",
-        f"export OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads}",
-    ]
-
-
-def _python(cluster: ClusterSettings) -> list[str]:
-    return [cluster.python or ("python3" if cluster.container else sys.executable)]
-
-
-def _mounts(cluster: ClusterSettings, folder: SweepFolder) -> list[str]:
-    root = folder.root.resolve()
-    return [f"{root}:{root}", *cluster.container_mounts]
-
-
-def _inside(cluster: ClusterSettings, folder: SweepFolder, gpus: int) -> list[str]:
-    """Words that put a command into an Apptainer image."""
-    if cluster.container is None or cluster.container_runtime != "apptainer":
-        return []
-    binds = [word for m in _mounts(cluster, folder) for word in ("--bind", m)]
-    return ["apptainer", "exec", *["--nv"] * bool(gpus), *binds, cluster.container]
-
-
-def _srun_args(cluster: ClusterSettings, folder: SweepFolder) -> list[str]:
-    """Options of srun that put a command into an image by pyxis."""
-    if cluster.container is None or cluster.container_runtime != "pyxis":
-        return []
-    mounts = ",".join(_mounts(cluster, folder))
-    return [f"--container-image={cluster.container}", f"--container-mounts={mounts}"]

@@ -41,5 +41,11 @@ def local_launches(folder: SweepFolder) -> list[Holder]:
     return found
 
 
+def launches_here(folder: SweepFolder) -> int:
+    """Count launches of a sweep on this machine, this one among them."""
+    here = me()["machine"]
+    return sum(launch.owner.get("machine") == here for launch in local_launches(folder))
+
+
 def _place(folder: SweepFolder) -> Path:
     return folder.path / "launch" / "local"

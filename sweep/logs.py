@@ -21,7 +21,7 @@ def print_logs(folder: SweepFolder, cell: str, args: Arguments, console: Console
     Raises:
         UsageError: no such sweep or cell.
     """
-    status = read_status(folder, commands_of(args))
+    status = read_status(folder, commands_of(folder, args))
     cell_id = find_one(cell, [c.cell_id for c in status.cells])
     place = next(i for i, c in enumerate(status.cells) if c.cell_id == cell_id)
     facts, state = status.facts.cells[place], status.cells[place]

@@ -38,15 +38,27 @@ def failures_here(folder: SweepFolder, record: Record, retries: int, job_id: str
         job_id: count failures of this SLURM job, or of none: a launch starts to count anew.
     """
     rows = [r for r in _failed(folder, record.cell_id) if _job(r) == job_id]
-    step, bad, jobs = next_step([_past(r) for r in rows], retries), [], []
-    if classify(record.reason or "") is Failure.DEVICE:
-        before = bad_nodes(folder)
-        note_failure(folder, record.reason or "")
-        if (bad := bad_nodes(folder)) != before:
-            jobs = [s.job_id for s in of_kind(read_submissions(folder), "cells") if s.job_id]
-        else:
-            bad = []
+    step = next_step([_past(r) for r in rows], retries)
+    bad, jobs = _note_device(folder, record.reason or "")
     return After(step.action is not Action.GIVE_UP, step.why, len(rows), bad, jobs)
+
+
+def failure_unrecorded(folder: SweepFolder, reason: str) -> After:
+    """Say what follows a failure of which there is no record, and note a failed GPU."""
+    step = next_step([Past(reason, None)], retries=1)
+    return After(step.action is Action.RETRY, step.why, 1, *_note_device(folder, reason))
+
+
+def _note_device(folder: SweepFolder, reason: str) -> tuple[list[str], list[str]]:
+    """Note a GPU that failed; where that was once too often, nodes and jobs to keep off them."""
+    if classify(reason) is not Failure.DEVICE:
+        return [], []
+    before = bad_nodes(folder)
+    note_failure(folder, reason)
+    bad = bad_nodes(folder)
+    if bad == before:
+        return [], []
+    return bad, [s.job_id for s in of_kind(read_submissions(folder), "cells") if s.job_id]
 
 
 def _failed(folder: SweepFolder, cell_id: str) -> list[dict]:

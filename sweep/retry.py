@@ -50,13 +50,13 @@ class Step:
 _PATTERNS = (  # the first that fits; texts of torch, NCCL, gloo and the operating system
     (Failure.MEMORY, r"out of memory|can't allocate memory|MemoryError|DoesNotFit"),
     (Failure.DISK_FULL, r"Errno 28\b|Errno 122\b|No space left|Disk quota|unexpected pos \d+ vs"),
+    (Failure.CONFIG, r"^UsageError|^ValueError|^TypeError|^KeyError|^AttributeError|^ImportError|"
+                     r"^ModuleNotFoundError|^CheckpointError|^AssertionError|^FileNotFoundError"),
     (Failure.NETWORK, r"NCCL|gloo|Connection (closed|reset|refused)|DistBackendError|DistNetworkError|"
                       r"ProcessGroup|Broken pipe"),
     (Failure.DEVICE, r"CUDA|CUBLAS|CUDNN|cuda error|AcceleratorError|NVML|uncorrectable|XID"),
     (Failure.FILES, r"Errno (5|11|16|107|110|112|116|121)\b|Stale file handle|Input/output error|"
                     r"Transport endpoint|Remote I/O"),
-    (Failure.CONFIG, r"^UsageError|^ValueError|^TypeError|^KeyError|^AttributeError|^ImportError|"
-                     r"^ModuleNotFoundError|^CheckpointError|^AssertionError|^FileNotFoundError"),
 )  # fmt: skip
 _RETRIED = (Failure.DEVICE, Failure.NETWORK, Failure.FILES)
 

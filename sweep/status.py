@@ -1,6 +1,7 @@
 """Status: what of a plan is planned, queued, running, done; what does not move, why, what to type."""
 
 import re
+import shlex
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from sweep.arguments import Arguments
 from sweep.cell_state import CellState, State, cell_state
 from sweep.explain import Commands
 from sweep.folder import SweepFolder
+from sweep.launch_words import read_words
 from sweep.plan import duration
 from sweep.sweep_facts import SweepFacts, read_facts
 
@@ -58,10 +60,11 @@ def print_status(folder: SweepFolder, args: Arguments, console: Console, watch: 
         UsageError: the sweep was never launched.
     """
     while True:
-        status = read_status(folder, commands_of(args))
+        commands = commands_of(folder, args)
+        status = read_status(folder, commands)
         if watch and console.is_terminal:
             console.clear()
-        _print(status, folder, args, console)
+        _print(status, folder, args, commands, console)
         if not watch or not status.moves:
             return 1 if status.bad else 0
         time.sleep(_WATCH_SECONDS)
@@ -78,9 +81,14 @@ def read_status(folder: SweepFolder, commands: Commands) -> Status:
     return Status(facts, [cell_state(c, now, commands) for c in facts.cells])
 
 
-def commands_of(args: Arguments) -> Commands:
-    """Return commands with what was typed of root, sweep and grid."""
-    return Commands(*(args.again(verb, _SWEEP) for verb in ("launch", "cancel", "logs")))
+def commands_of(folder: SweepFolder, args: Arguments) -> Commands:
+    """Return commands for this sweep: a launch is that of the last one, and named as here."""
+    typed = args.words_of(("root", "sweep"))
+    last = read_words(folder)
+    launch = (
+        shlex.join(["isoflop", "launch", *last, *typed]) if last else args.again("launch", _SWEEP)
+    )
+    return Commands(launch, *(args.again(verb, _SWEEP) for verb in ("cancel", "logs")))
 
 
 def _reruns(folder: SweepFolder, status: Status) -> list[str]:
@@ -97,7 +105,9 @@ def _reruns(folder: SweepFolder, status: Status) -> list[str]:
     return [f"Reruns of {len(spreads)} cells differ by {max(spreads):.3g} nats at most."]
 
 
-def _print(status: Status, folder: SweepFolder, args: Arguments, console: Console) -> None:
+def _print(
+    status: Status, folder: SweepFolder, args: Arguments, commands: Commands, console: Console
+) -> None:
     rate = seconds_per_flop(folder, status)
     console.print(_table(status.cells, rate))
     if eta := _eta(status.cells, rate):
@@ -106,14 +116,14 @@ def _print(status: Status, folder: SweepFolder, args: Arguments, console: Consol
         console.print(f"Note: {note}")
     for line in (
         *_reasons(status.cells),
-        *_lost_nodes(status, args),
+        *_lost_nodes(status, commands),
         *_health(status),
         *_reruns(folder, status),
     ):
         console.print(line)
     states = Counter(c.state for c in status.cells)
     if states[State.PLANNED] or states[State.FAILED]:
-        console.print(f"Go on: {args.again('launch', _SWEEP)}")
+        console.print(f"Go on: {commands.launch}")
     elif not (states[State.QUEUED] or states[State.RUNNING]):
         console.print(f"Next: {args.again('collect', _SWEEP)}")
 
@@ -188,14 +198,16 @@ def _reasons(cells: Iterable[CellState]) -> list[str]:
     return lines
 
 
-def _lost_nodes(status: Status, args: Arguments) -> list[str]:
+def _lost_nodes(status: Status, commands: Commands) -> list[str]:
     """Name nodes that failed under more than one cell."""
     lost = Counter(n for job in status.facts.queue.values() for n in job.lost_nodes)
-    return [
-        f"node {node} failed under {n} jobs: {args.again('launch', _SWEEP)} cluster.exclude={node}"
-        for node, n in lost.most_common()
-        if n > 1
-    ]
+    known = commands.value_of("cluster.exclude")
+    lines = []
+    for node, n in lost.most_common():
+        if n > 1:
+            without = commands.launch_with(f"cluster.exclude={f'{known},' if known else ''}{node}")
+            lines.append(f"node {node} failed under {n} jobs: {without}")
+    return lines
 
 
 def _health(status: Status) -> list[str]:

@@ -88,7 +88,8 @@ def launch(args: Arguments, console: Console) -> int:
     """Train, or have SLURM train, every planned cell without a terminal record."""
     from sweep.cluster import cluster_settings, launch_settings
 
-    cluster, how = cluster_settings(args.app.cluster), launch_settings(args.app.launch)
+    cluster = cluster_settings(args.app.cluster)
+    how = launch_settings(args.app.launch, args.words_of(VERBS["launch"].reads))
     _refuse_unused_launch_keys(args, cluster.kind)
     if cluster.kind == "slurm":
         return _launch_on_slurm(args, cluster, how, console)
@@ -106,7 +107,8 @@ def launch(args: Arguments, console: Console) -> int:
 
 
 def _launch_on_slurm(args: Arguments, cluster, how, console: Console) -> int:
-    from sweep.launch_slurm import SlurmLaunch, launch_on_slurm
+    from sweep.launch_asked import SlurmLaunch
+    from sweep.launch_slurm import launch_on_slurm
     from sweep.resolve import hardware_settings, resolve, run_settings
 
     app = args.app

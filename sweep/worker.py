@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from results.record import Record
 from slurm.lease import Holder, LeaseLost, Watch
@@ -23,7 +23,7 @@ from sweep.claim import Attempt, claim, claim_for_launch
 from sweep.data import check_data, open_data
 from sweep.device import Device, check_replica, in_words, open_device
 from sweep.folder import PlannedCell, SweepFolder, read_plan
-from sweep.past import failures_here, rows_to_try
+from sweep.past import failure_unrecorded, failures_here, rows_to_try
 from sweep.retry import Failure, classify
 from sweep.settings import HardwareSettings, RunSettings
 
@@ -67,7 +67,10 @@ def main() -> None:
             continue
         except Exception as e:  # whatever it is, the next cell deserves its turn
             traceback.print_exc()
-            outcome = {"status": "failed", "reason": f"{type(e).__name__}: {e}", "seconds": 0.0}
+            reason = f"{type(e).__name__}: {e}"
+            if failure_unrecorded(folder, reason).again:
+                _leave_to_another(reason)
+            outcome = {"status": "failed", "reason": reason, "seconds": 0.0}
         say({"kind": "done", "item": planned.cell.id, **outcome, "free": True})
 
 
@@ -105,7 +108,7 @@ def _train(
         if not after.again:
             break
         if classify(record.reason) is not Failure.MEMORY:  # what failed may be this process
-            sys.exit(BAD_DEVICE if classify(record.reason) is Failure.DEVICE else 1)
+            _leave_to_another(record.reason)
         attempt = claim(folder, planned.cell, resume=True)
     return {
         "status": record.status,
@@ -113,6 +116,11 @@ def _train(
         "val_loss": record.val_loss,
         "seconds": record.seconds,
     }
+
+
+def _leave_to_another(reason: str) -> NoReturn:
+    """End this process: the next one gets the cell."""
+    sys.exit(BAD_DEVICE if classify(reason) is Failure.DEVICE else 1)
 
 
 def _attempt(

@@ -60,7 +60,8 @@ TABLE = [
     ("finished after a failure", dict(a=[FAILED, attempt(1, "finished", state="finished")]),
      "finished", None, None),
     ("diverged", dict(a=[attempt(state="diverged", record="diverged", reason="loss is NaN at step 3")]),
-     "diverged", "NaN at step 3", None),
+     "diverged", "NaN at step 3: it is not tried again",
+     "isoflop launch grid=g sweep=NAME recipe=..."),
     ("stopped by its record", dict(a=[attempt(state="stopped", record="stopped", reason="by hand")]),
      "stopped", "by hand", None),
     # In the queue.
@@ -82,7 +83,7 @@ TABLE = [
      "more time", "isoflop cancel"),
     ("partition down", dict(job=pending("PartitionDown")), "queued", "is down", "isoflop cancel"),
     ("nodes not available", dict(job=pending("ReqNodeNotAvail, UnavailableNodes:n1")), "queued",
-     "down, drained or reserved", None),
+     "down, drained or reserved", "sinfo --list-reasons"),
     ("account's limit", dict(job=pending("AssocGrpGRES")), "queued", "limit of your account", None),
     ("suspended", dict(job=replace(JOB, state="SUSPENDED")), "queued", "suspended", "scontrol resume 7_3"),
     ("runs", dict(a=[attempt(held=True)], job=JOB), "running", None, None),
@@ -156,6 +157,14 @@ def test_table(what, given, state, why, mend):
 def test_a_cell_that_only_waits_is_not_stuck():
     assert not decide(job=pending("AssocGrpGRES")).stuck
     assert decide(job=pending("JobHeldUser")).stuck
+
+
+def test_a_command_that_mends_replaces_what_was_typed():
+    typed = Commands("isoflop launch grid=g cluster.memory_gb=0.25 root='a b'", "", "")
+    facts = CellFacts(PLAN, (), SUBMISSION, ended("OUT_OF_MEMORY", out_of_memory=True))
+    mend = cell_state(facts, NOW, typed).explanation.mend
+    assert mend == "isoflop launch grid=g 'root=a b' cluster.memory_gb=..."
+    assert (typed.value_of("root"), typed.value_of("sweep")) == ("a b", None)
 
 
 def test_steps_are_those_of_the_last_sign_of_life():

@@ -4,15 +4,18 @@ import json
 import os
 import re
 import shlex
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from helpers_cli import tiny_grid
 
 from results.record import RecordStatus
 from sweep.arguments import parse
+from sweep.bad_devices import note_failure
 from sweep.cluster import cluster_settings, launch_settings
 from sweep.code import choose_code
 from sweep.errors import UsageError
@@ -21,8 +24,9 @@ from sweep.folder import SweepFolder, freeze_plan, read_plan
 from sweep.frozen import Frozen, open_submission, own_cell
 from sweep.in_queue import settle_submissions
 from sweep.launch_price import disk_needed
+from sweep.predict import predict_cost
 from sweep.resolve import hardware_settings, resolve, run_settings
-from sweep.resources import Resources, classes, size_cells
+from sweep.resources import Resources, classes, measured_factor, size_cells
 from sweep.submissions import new_submission, read_submissions, submitted, write_submission
 from sweep.verbs import VERBS
 
@@ -103,6 +107,8 @@ def test_jobs_run_in_a_container(launch, runtime, words):
         ([*SLURM, "cluster.container_runtime=docker"], r"it may be apptainer or pyxis"),
         ([*SLURM, "cluster.partition=a\n#SBATCH --x"], r"cluster\.partition has a line break"),
         ([*SLURM, "cluster.additional.array=0-9"], r"the launcher itself sets --array"),
+        ([*SLURM, "cluster.additional.cpus_per_task=4"], r"cluster\.additional\.cpus_per_task: say it by cluster\.cpus"),
+        ([*SLURM, "cluster.additional.exclude=n1"], r"say it by cluster\.exclude"),
         ([*SLURM, "cluster.additional.x='a\nb'"], r"cluster\.additional\.x has a line break"),
         ([*SLURM, "launch.only=some"], r"launch\.only=some is unknown; it may be failed"),
         ([*SLURM, "launch.code=old"], r"launch\.code=old is unknown; it may be frozen or new"),
@@ -130,11 +136,57 @@ def test_a_root_that_slurm_would_read_as_a_pattern_is_refused(launch, tmp_path):
     assert "SLURM would read % in the name of a log as a pattern" in done.stderr
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_can_not_be_written_is_refused(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(UsageError, match=r"can't write .*; name a folder that you can write"):
-        SweepFolder(tmp_path, "s").make()
+@pytest.fixture
+def read_only(tmp_path):
+    """Return a function that makes a folder read-only, for root too."""
+    mounted = []
+
+    def make(path: Path) -> Path:
+        path.mkdir(parents=True)
+        if os.getuid() != 0:
+            path.chmod(0o500)
+        elif subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(path)], capture_output=True
+        ).returncode:
+            pytest.skip("root writes everywhere, and may mount nothing here")
+        else:
+            mounted.append(path)
+        return path
+
+    yield make
+    for path in mounted:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_folder_that_can_not_be_written_is_refused(read_only, tmp_path, text_folder, command):
+    root = read_only(tmp_path / "root")
+    code, _, err = command("launch", *tiny_grid(root, text_folder))
+    assert code == 2
+    assert re.search(r"can't write \S+ \(.*\); name a folder that you can write: root=FOLDER", err)
+
+
+def test_a_folder_that_a_colleague_made_for_himself_is_named(read_only, tmp_path):
+    folder = SweepFolder(tmp_path, "s")
+    read_only(folder.path / "submissions")
+    with pytest.raises(UsageError, match=r"submissions, which \S+ made: .* chmod -R g\+w"):
+        folder.make()
+
+
+def test_a_sweep_that_can_only_be_read_is_not_cancelled(read_only, tmp_path, command, asked):
+    folder = resolve(asked).folder
+    folder.make()
+    freeze_plan(folder, resolve(asked).planned)
+    read_only(folder.path / "launch")
+    code, _, err = command("cancel", f"root={folder.root}", f"sweep={folder.name}")
+    assert code == 2
+    assert re.search(r"can't write \S+launch \(.*\): ask whose it is", err), err
+
+
+def test_a_sweep_that_is_not_there_is_not_cancelled_into_being(tmp_path, command):
+    code, _, err = command("cancel", f"root={tmp_path / 'none'}", "sweep=typo")
+    assert code == 2
+    assert "launch it first" in err
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_full_disk_is_found_before_anything_is_launched(tmp_path, monkeypatch):
@@ -284,3 +336,142 @@ def test_a_sweep_is_complete_when_every_cell_has_a_terminal_result():
 def test_settings_are_checked_where_they_are_made(asked):
     with pytest.raises(UsageError, match=r"launch\.retries=-1"):
         launch_settings(replace(asked.launch, retries=-1))
+
+
+# submitting, to programs that answer as SLURM does
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """Put a site's commands on the path: arrays of two tasks, and an sbatch that can be told to refuse."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    answers = {
+        "sinfo": "echo 'main*|4|4|4000|gpu:2|1-00:00:00'",
+        "scontrol": "echo 'MaxArraySize = 3'",
+        "squeue": f"cat {tmp_path}/queue",
+        "sacct": "true",
+        "srun": "true",
+        "sbatch": (
+            f'n=$(ls {tmp_path}/taken | wc -l)\n[ "$n" -ge "$(cat {tmp_path}/room)" ] && '
+            "{ echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1; }\n"
+            f'cp "$1" {tmp_path}/taken/$n; echo "Submitted batch job 10$n"'
+        ),
+    }
+    for name, answer in answers.items():
+        (tools / name).write_text(f"#!/bin/sh\n{answer}\n")
+        (tools / name).chmod(0o755)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "queue").touch()
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+
+    def room(jobs: int) -> None:
+        (tmp_path / "room").write_text(str(jobs))
+
+    room(99)
+    return SimpleNamespace(room=room, taken=tmp_path / "taken", queue=tmp_path / "queue")
+
+
+def test_what_sbatch_refuses_in_the_middle_is_submitted_by_the_next_launch(
+    tmp_path, text_folder, command, site
+):
+    words = [*tiny_grid(tmp_path / "root", text_folder), "cluster=slurm", "launch.canary=false"]
+    folder = SweepFolder(tmp_path / "root", "tiny")
+    site.room(1)
+    code, out, err = command("launch", *words)
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert (
+        "refused 3 of 5 cells: QOSMaxSubmitJobPerUserLimit; the others are in the queue (100)"
+        in err
+    )
+    ledger = read_submissions(folder)
+    assert [(s.state, len(s.cells)) for s in ledger] == [
+        ("submitted", 2),
+        ("refused", 2),
+        ("refused", 1),
+    ]
+    code, out, _ = command("status", f"root={folder.root}", "sweep=tiny")
+    assert "sbatch refused it: QOSMaxSubmitJobPerUserLimit" in out
+    mend = next(line.strip() for line in out.splitlines() if "launch" in line)
+    assert sorted(shlex.split(mend)) == sorted(["isoflop", "launch", *words])  # it can be pasted
+
+    site.queue.write_text(
+        f"100_[0-1]|PENDING|Resources||0:00|10:00|1|N/A|main|{ledger[0].job_name}\n"
+    )
+    code, out, _ = command("launch", *words, "launch.dry_run=true")
+    assert "5 cells, 0 done, 2 in the queue, 3 to submit" in out
+    assert [out.count(f"#SBATCH --array=0-{n}%") for n in (1, 0)] == [1, 1]
+    assert "#SBATCH --dependency=afterany:ARRAYS\n" in out
+    site.room(3)
+    code, out, err = command("launch", *words)
+    assert (code, err) == (1, "")
+    assert "last stage: sbatch refused it (QOSMaxSubmitJobPerUserLimit): isoflop collect" in out
+    cells = [c for s in read_submissions(folder) if s.state == "submitted" for c in s.cells]
+    assert sorted(cells) == sorted(p.cell.id for p in read_plan(folder))
+    site.queue.write_text("")
+    site.room(99)
+    code, _, err = command("launch", *words, "launch.only=failed")  # none of them was begun
+    assert (code, err) == (0, "")
+    assert len(list(site.taken.iterdir())) == 3
+
+
+def test_a_site_that_has_no_such_nodes_is_refused_before_anything_is_written(
+    tmp_path, text_folder, command, site
+):
+    words = [*tiny_grid(tmp_path / "root", text_folder), "cluster=slurm"]
+    for wrong, message in (
+        ("cluster.partition=gpu", "cluster.partition=gpu is not here; it may be main"),
+        ("cluster.gpus=3", "cluster.gpus=3: a node of partition main has 2"),
+    ):
+        code, out, err = command("launch", *words, wrong)
+        assert (code, out) == (2, "")
+        assert message in err
+    assert not (tmp_path / "root").exists()
+
+
+def test_nodes_of_gpus_that_failed_are_left_out_beside_those_that_were_named(
+    tmp_path, text_folder, command, monkeypatch
+):
+    words = [*tiny_grid(tmp_path / "root", text_folder), "cluster=slurm", "launch.dry_run=true"]
+    for node, times in (("n3", 2), ("n4", 1)):
+        monkeypatch.setenv("SLURMD_NODENAME", node)
+        for _ in range(times):
+            note_failure(SweepFolder(tmp_path / "root", "tiny"), "CUDA error")
+    _, out, _ = command("launch", *words, "cluster.exclude=n9")
+    assert out.count("#SBATCH --exclude=n9,n3\n") == 3  # canary, array, last stage
+
+
+def test_predictions_are_corrected_by_what_finished_cells_took(asked):
+    resolved = resolve(asked)
+    rates, planned = resolved.rates, resolved.planned
+    rows = [
+        {"cell_id": p.cell.id, "status": status, "n_device": rates.ranks, "device": device,
+         "seconds": times * predict_cost(p.cell, rates, p.data.final_tokens).seconds}
+        for p, status, device, times in zip(
+            planned, ("finished", "finished", "failed", "finished"), ("cpu", "cpu", "cpu", "cuda"),
+            (2.0, 3.0, 50.0, 70.0), strict=False)
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows)
+    assert measured_factor(frame, planned, rates, "cpu") == pytest.approx(2.9)
+    assert measured_factor(frame, planned, rates, "cuda") == pytest.approx(70)
+    assert measured_factor(frame[2:3], planned, rates, "cpu") is None
+
+
+def test_a_grid_for_a_month_of_a_cluster_is_split_by_what_its_cells_take(
+    tmp_path, text_folder, command
+):
+    """1e18 to 3e20 FLOPs: limits of minutes to days, the dearest first, each below a day."""
+    code, out, err = command(
+        "launch", "grid=cluster", "data=text_folder", f"data.path={text_folder}", f"root={tmp_path / 'r'}",
+        "hardware.ranks=8", "cluster.account=a1", "cluster.qos=long", "cluster.constraint=h100&ib",
+        "cluster.mail_user=me@site", "cluster.mail_type=END", "launch.dry_run=true",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    for option in ("account=a1", "qos=long", "constraint='h100&ib'", "mail-user=me@site", "mail-type=END",
+                   "gres=gpu:8", "ntasks-per-node=8"):  # fmt: skip
+        assert f"#SBATCH --{option}\n" in out
+    arrays = out.split("\n# isoflop-cluster-cells-")[1:]
+    minutes = [int(re.search(r"#SBATCH --time=(\d+)", text).group(1)) for text in arrays]
+    assert len(minutes) > 2
+    assert sorted(minutes, reverse=True) == minutes
+    assert max(minutes) <= 24 * 60

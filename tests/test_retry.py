@@ -26,6 +26,7 @@ SAID = {
     "RuntimeError: [enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0": Failure.DISK_FULL,
     "UsageError: hardware.device=cuda, but torch sees no GPU here": Failure.CONFIG,
     "ValueError: checkpoint of a, not of b": Failure.CONFIG,
+    "AssertionError: Torch not compiled with CUDA enabled": Failure.CONFIG,
     "RuntimeError: something that nobody has seen": Failure.UNKNOWN,
 }
 

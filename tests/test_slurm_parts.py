@@ -21,7 +21,7 @@ from slurm.snapshot import (
     read_snapshot,
     take_snapshot,
 )
-from slurm.submit import SAID_WHY, Request, batch_text
+from slurm.submit import SAID_WHY, Request, batch_text, wish
 
 RUNNING, TAKEN = JobFacts("RUNNING", False), JobFacts("RUNNING", True)
 
@@ -139,11 +139,37 @@ def test_a_batch_file_asks_for_what_was_asked():
         assert f"#SBATCH {line}\n" in text
     assert "wckey" not in text
     assert "\nmodule load cuda\n" in text
-    assert "--kill-on-bad-exit=1 python -P -m sweep.job" in text
+    assert "--kill-on-bad-exit=1 --cpus-per-task=1 python -P -m sweep.job" in text
     assert "'\"'\"'s.json'" in text  # the path's own quote, quoted
     assert "--gres=gpu:a100:1" in batch_text(request(gpu_type="a100"))
     assert "gres" not in batch_text(request(gpus=0))
     assert "--array" not in batch_text(request(tasks=None))
+
+
+@pytest.fixture
+def batch_end(tmp_path):
+    """Return a function that runs the last lines of a batch file in a real shell.
+
+    Its scontrol says the state of the job, and takes note of what else it is asked.
+    """
+    tools, logs = tmp_path / "bin", tmp_path / "it's logs"
+    tools.mkdir()
+    logs.mkdir()
+
+    def run(status: int, state: str) -> int:
+        scontrol = tools / "scontrol"
+        scontrol.write_text(
+            f'#!/bin/sh\nif [ "$1" = show ]; then echo "JobId=7 JobState={state} Reason=None"; '
+            f'else echo "$@" >>"{tmp_path}/asked"; fi\n'
+        )
+        scontrol.chmod(0o755)
+        last = batch_text(request(logs=logs)).split("# teardown")[1]
+        script = last.replace("code=$?", f"(exit {status}); code=$?")
+        env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+        return subprocess.run(["bash", "-c", script], env=env, capture_output=True).returncode
+
+    run.logs, run.asked = logs, tmp_path / "asked"
+    return run
 
 
 @pytest.mark.parametrize(
@@ -151,25 +177,23 @@ def test_a_batch_file_asks_for_what_was_asked():
     [(0, "RUNNING", 0, False), (SAID_WHY, "RUNNING", 0, False), (137, "RUNNING", 0, True),
      (1, "RUNNING", 1, True), (137, "RUNNING", 2, False), (143, "COMPLETING", 0, False)],
 )  # fmt: skip
-def test_the_batch_file_brings_back_what_was_lost(tmp_path, status, state, lives, again):
-    """Run its last lines in a real shell, with an scontrol that answers and takes note."""
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    (tools / "scontrol").write_text(
-        f'#!/bin/sh\nif [ "$1" = show ]; then echo "JobId=7 JobState={state} Reason=None"; '
-        f'else echo "$@" >>"{tmp_path}/asked"; fi\n'
-    )
-    (tools / "scontrol").chmod(0o755)
-    logs = tmp_path / "it's logs"
-    logs.mkdir()
-    (logs / "7_lost").write_text("137\n" * lives)
-    text = batch_text(request(logs=logs))
-    last = text.split("# teardown")[1].replace("code=$?", f"(exit {status}); code=$?")
-    env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
-    done = subprocess.run(["bash", "-c", last], env=env, capture_output=True, text=True)
-    assert done.returncode == status, done.stderr
-    assert (tmp_path / "asked").exists() is again
-    assert len((logs / "7_lost").read_text().split()) == lives + again
+def test_the_batch_file_brings_back_what_was_lost(batch_end, status, state, lives, again):
+    (batch_end.logs / "7_lost").write_text("137\n" * lives)
+    assert batch_end(status, state) == status
+    assert batch_end.asked.exists() is again
+    assert len((batch_end.logs / "7_lost").read_text().split()) == lives + again
+
+
+@pytest.mark.parametrize(("status", "state", "again"), [
+    (0, "RUNNING", True), (143, "RUNNING", True), (0, "COMPLETING", False),
+])  # fmt: skip
+def test_the_batch_file_queues_again_what_wishes_it_from_a_container(
+    batch_end, status, state, again
+):
+    wish(batch_end.logs, "7").touch()
+    assert batch_end(status, state) == (0 if again else status)
+    assert batch_end.asked.exists() is again
+    assert not list(batch_end.logs.iterdir())  # granted once, and not counted as a loss
 
 
 # snapshots
