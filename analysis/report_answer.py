@@ -98,7 +98,8 @@ def _outside(one: Mapping[str, Any], other: Mapping[str, Any], what: str) -> boo
 
 
 def _warnings(fits: Fits, made: list[Mapping[str, Any]], records: pd.DataFrame | None) -> list[str]:
-    words = []
+    recipes = {str(f.get("recipe")) for f in made}
+    words = [_of_recipe(r, records) for r in recipes if r == "not_transferred"]  # before all else
     for f in made:
         for what in disagree(f):
             plain, show = part(f, "plain"), (loss if what == "loss" else count_with_interval)
@@ -116,8 +117,7 @@ def _warnings(fits: Fits, made: list[Mapping[str, Any]], records: pd.DataFrame |
             f"The law of approach 3 is not settled ({law['status']}: "
             f"{reason_of(law, 'no reason given')}), so read the forecast as a guess."
         )
-    recipes = {str(f.get("recipe")) for f in made}
-    words += [_of_recipe(r, records) for r in sorted(recipes) if r in _RECIPE]
+    words += [_of_recipe(r, records) for r in recipes if r == "not_probed"]
     words += [
         f"Beyond what these data validate, at {power(f['C'])} FLOPs: {f.get('reason')}. The "
         "interval is what the laws say, not what has been seen to hold."

@@ -138,7 +138,9 @@ class Record:
     peak_memory_bytes: float = _unit("largest memory of the process or device, bytes", NAN)
     train_seconds: float = _unit("seconds in optimizer steps, over all restarts", NAN)
     seconds: float = _unit("wall-clock seconds of the attempt, over all restarts", NAN)
-    compile_seconds: float = _unit("seconds of compilation, over all restarts", NAN)
+    compile_seconds: float = _unit(
+        "seconds of compilation, first passes included, over all restarts", NAN
+    )
     energy_joules: float = _unit("energy of the boards over the attempt, if they tell", NAN)
     clock_mhz: float = _unit("SM clock of the board at the end of training, MHz", NAN)
     max_clock_mhz: float = _unit("highest SM clock of the board, MHz", NAN)

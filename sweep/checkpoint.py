@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def drop(path: Path, keep: str) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint.
+    """Read a checkpoint, and compare its checksums: torch writes them and does not look at them.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
@@ -68,6 +69,9 @@ def load(path: Path) -> dict[str, Any]:
     import torch
 
     try:
+        with zipfile.ZipFile(path) as parts:
+            if damaged := parts.testzip():
+                raise zipfile.BadZipFile(damaged)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises a different type for every kind of damage
         raise CheckpointError(

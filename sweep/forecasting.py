@@ -29,6 +29,10 @@ from sweep.summary import forecast_lines
 
 Entry = dict[str, Any]
 _FORMATS = ("text", "json")
+_NOT_TRANSFERRED = (
+    "recipe not_transferred: cells were not near their best learning rate or batch at every size, so "
+    "none of this is compute-optimal; isoflop collect says which. Retune, then fit again"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +142,8 @@ def beyond_validated(forecasts: Sequence[Entry]) -> str | None:
 
 def _lines(answer: dict[str, Any]) -> Iterator[str]:
     level = f"{answer['level']:.0%}"
+    if any(f["recipe"] == "not_transferred" for f in (*answer["forecast"], *answer["at"])):
+        yield _NOT_TRANSFERRED
     if answer["beyond_validated"]:
         yield answer["beyond_validated"]
     yield from (f"warning: {text}" for text in answer["warnings"])

@@ -36,10 +36,12 @@ def find_micro_rows(trainer: "Trainer", most: int) -> int:
     rows = max(1, rows_that_fit(cfg, most, half, room, pieces))
     limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
     if on_gpu or limited or memory_needed(cfg, rows, half, pieces) > room / 2:
-        # One sequence first: libraries write their kernels while there is room for them.
-        rows = rows if _fits(trainer, 1) else 0
-        while rows > 1 and not _fits(trainer, rows):
-            rows = -(-rows // 2)
+        # One sequence first: libraries write their kernels while there is room for them. Not where
+        # that would be one more shape to compile.
+        if rows > 1 and not device.compile and not _fits(trainer, 1):
+            rows = 0
+        while rows and not _fits(trainer, rows):
+            rows = -(-rows // 2) if rows > 1 else 0
     rows = ranks.least(rows, device.device)
     if not rows:
         raise DoesNotFit(

@@ -88,7 +88,7 @@ class Trainer:
             DoesNotFit: not one sequence goes through the model.
         """
         batch_rows, ranks = self.cell.recipe.batch_rows, self.ranks
-        most = ranks.most_rows(batch_rows)
+        most, start = ranks.most_rows(batch_rows), time.perf_counter()
         with only(self.device.attention):
             if self.micro_rows is None:
                 same = self.restored.get("ranks") == ranks.size  # the same split, the same bits
@@ -97,6 +97,8 @@ class Trainer:
             self.micro_rows = min(self.micro_rows, most)
             if self.device.compile or ranks.size > 1:
                 self._warm_up()
+        if self.device.compile:  # the search for a micro-batch met the shapes first
+            self.compile_seconds += time.perf_counter() - start
         small = ranks.mean_rows(batch_rows) if ranks.size > 1 else self.micro_rows
         if small < batch_rows:
             self.norms = GradientNorms.empty(small, batch_rows, self.device.device)
@@ -112,7 +114,8 @@ class Trainer:
         share = self.lr_share()
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * share
-        loss, small_squared = self._accumulate(self._next_rows())
+        with only(self.device.attention):  # also where nobody opened it around all steps
+            loss, small_squared = self._accumulate(self._next_rows())
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.grad_clip)
         if self.norms is not None and small_squared is not None:
             self.norms.add(small_squared, norm**2)
@@ -219,14 +222,11 @@ class Trainer:
         DDP orders them by the first backward pass, and sums differ by the order: every life of an
         attempt has to take its steps after that.
         """
-        start = time.perf_counter()
         generators = [self.device.device] if self.device.device.type == "cuda" else []
         with torch.random.fork_rng(generators):
             self._accumulate(self._next_rows())
             self.optimizer.zero_grad(set_to_none=True)
         self.device.synchronize()
-        if self.device.compile:
-            self.compile_seconds += time.perf_counter() - start
 
 
 def train(trainer: Trainer, after_step: Callable[[int, float], None]) -> None:

@@ -6,6 +6,7 @@ Every attempt runs in a forked child of this process, which is killed by SIGKILL
 what `at` names: nothing of it is cleaned up, nothing buffered is written.
 """
 
+import hashlib
 import json
 import os
 import signal
@@ -126,6 +127,14 @@ def finish(folder: SweepFolder, cell, data, asked, device: Device, seconds: floa
     attempt.run_attempt(claimed, folder, data, asked, device, settings)
 
 
+def final_weights(path: Path) -> str:
+    """Return sha256 of the weights that a finished cell left."""
+    digest = hashlib.sha256()
+    for p in checkpoint.load(path)["trainer"]["model"].values():
+        digest.update(p.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def main() -> None:
     """Run the job."""
     job = json.loads(Path(sys.argv[1]).read_text())
@@ -148,7 +157,8 @@ def main() -> None:
         deaths = [in_a_child(lambda k=k, life=life: life([k])) for k in moment["kills"]]
         last = in_a_child(lambda life=life: life([]))
         rows = read_records(folder.records)
-        curve = folder.cell(cell.id) / "0" / "train.jsonl"
+        own = folder.cell(cell.id) / "0"
+        curve = own / "train.jsonl"
         print(
             json.dumps(
                 {
@@ -158,6 +168,7 @@ def main() -> None:
                     "status": rows["status"].tolist(),
                     "loss": rows["val_loss"].iloc[0].hex(),
                     "train_loss": rows["train_loss"].iloc[0].hex(),
+                    "weights": final_weights(own / "checkpoint" / "state.pt"),
                     "restarts": int(rows["restarts"].iloc[0]),
                     "attempts": sorted(p.name for p in folder.cell(cell.id).iterdir()),
                     "curve": [json.loads(line) for line in curve.read_text().splitlines()],

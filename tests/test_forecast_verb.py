@@ -99,6 +99,18 @@ def test_what_was_not_validated_is_in_the_first_line(command, fitted):
     assert out.startswith("forecast at C=1e+22 (chinchilla): N=")
 
 
+def test_a_recipe_that_did_not_transfer_is_the_first_line(command, fitted, tmp_path):
+    fits = json.loads(fitted.read_text())
+    for f in fits["forecast"]:
+        f["recipe"] = "not_transferred"
+    (tmp_path / "fits.json").write_text(json.dumps(fits))
+    asked = ("forecast.targets=[1e22,1e24]",)
+    code, out, _ = command("forecast", f"fits=[{tmp_path}]", *asked)
+    assert code == 0
+    assert out.startswith("recipe not_transferred: cells were not near their best learning rate")
+    assert "recipe not_transferred" not in command("forecast", f"fits=[{fitted}]", *asked)[1]
+
+
 def test_points_are_fitted_first(command, fitted, tmp_path):
     got = answer(command, f"points={fitted.parent / 'runs.csv'}", "out=there", "fit.draws=60",
                  "forecast.targets=[1e22,1e24]")  # fmt: skip

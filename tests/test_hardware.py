@@ -2,12 +2,15 @@
 
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from helpers_cells import CPU, tiny_cell
 
 from models.flops import FlopRule, flops_per_token
@@ -127,6 +130,35 @@ def test_the_matmul_peak_is_taken_as_the_run_is_set_up():
     assert columns["device_memory_bytes"] > 1e8
     assert columns["peak_source"] is None
     assert measure_matmul_peak(device, seconds=0.05) > 1e8
+
+
+# what a GPU lacks, told by torch's answers about one that is not here
+
+
+@pytest.mark.parametrize(
+    ("asked", "bfloat16", "said"),
+    [
+        ({}, False, "hardware.dtype=bfloat16, but Tesla V100 multiplies no bfloat16; try hardware.dtype=float32"),
+        ({"attention": "sdpa_cudnn", "deterministic": True}, True,
+         "hardware.deterministic=true, but the backward of sdpa_cudnn adds up in any order"),
+        ({"ranks": 2}, True, "hardware.ranks=2, but torch sees 1 GPUs here: each rank needs one"),
+        ({"attention": "sdpa_cudnn"}, True, "head_dim (d_model / n_head) a multiple of 8 up to 128, not 12"),
+    ],
+)  # fmt: skip
+def test_what_a_gpu_lacks_is_said_before_anything_runs(asked, bfloat16, said, monkeypatch):
+    answers = {
+        "device_count": 1, "set_device": None, "get_device_name": "Tesla V100",
+        "get_device_capability": (9, 0), "is_bf16_supported": bfloat16,
+    }  # fmt: skip
+    for question, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, question, lambda *_, a=answer, **__: a)
+    widths = [12] if "not 12" in said else [64]
+    hardware = replace(CPU, device="cuda", dtype="bfloat16", **asked)
+    try:
+        with pytest.raises(ValueError, match=re.escape(said)):
+            open_device(hardware, 0, widths)
+    finally:
+        open_device(CPU)
 
 
 # the management library

@@ -12,6 +12,7 @@ from results.record import NAN
 from sweep.data import open_data
 from sweep.device import open_device
 from sweep.health import complaints, health_columns
+from sweep.measure import Measurements
 from sweep.noise import GradientNorms, noise_scale
 from sweep.schedule import Schedule
 from sweep.train import Trainer
@@ -29,6 +30,18 @@ def test_health_is_said_in_columns():
     assert math.isnan(stopped["train_val_gap"])
     flat = tiny_cell(24, schedule=Schedule.CONSTANT, decay_steps=0)
     assert health_columns(flat, 2.0, 2.0, finished=True)["cooldown_done"] is False
+
+
+def test_a_spike_is_a_loss_a_nat_above_the_running_mean_and_a_restart_keeps_the_count():
+    one = Measurements(started_at="", matmul_peak=NAN)
+    losses = [3.0, 3.9, 2.0, 4.5, 2.0, 2.9, 2.0, 9.0]  # running means: 3, 3.05, 2.99, 3.07, ...
+    for step, loss in enumerate(losses, 1):
+        one.add_step(loss, 0.1, step, len(losses))
+    assert one.spikes == 2
+    again = Measurements(started_at="", matmul_peak=NAN)
+    again.restore(one.state())
+    again.add_step(9.0, 0.1, 9, 9)
+    assert (again.spikes, again.restarts) == (3, 1)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from models.config import LOGITS, GPTConfig
 from models.gpt import GPT
 from sweep.data import open_data
-from sweep.device import check_replica, open_device
+from sweep.device import Device, check_replica, open_device
 from sweep.errors import UsageError
 from sweep.grid import Grid
 from sweep.memory import (
@@ -190,6 +192,30 @@ def test_a_micro_batch_is_halved_until_memory_suffices_and_the_batch_stays(shard
     tight = short_of_memory(shards, text_folder, "WIDE")
     assert tight["micro_rows"] in (1, 2, 4, 8, 16)
     assert tight["losses"] == pytest.approx(losses, rel=1e-5)
+
+
+def test_a_shape_is_compiled_once_though_the_search_for_a_micro_batch_meets_it_first(
+    shards, text_folder, monkeypatch
+):
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        time.sleep(0.2)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    monkeypatch.setattr(Device, "free_memory_bytes", lambda _: 1.5 * memory_needed(MODEL, 6, False))
+    data = open_data(shards, data_settings(text_folder), MODEL.seq_len)
+    try:
+        whole = replace(CPU, compile="true", attention="reference")  # no break in its graph
+        trainer = Trainer(tiny_cell(2), data.train, open_device(whole))
+        trainer.train_step()
+    finally:
+        open_device(CPU)
+    assert trainer.micro_rows == 6
+    assert len(compiled) == 1
+    assert trainer.compile_seconds > 0.2
 
 
 def test_not_even_one_sequence_is_refused_in_words(shards, text_folder):

@@ -268,6 +268,17 @@ def test_disagreement_with_the_plain_answer_is_the_headline(fits):
     assert words.index("Two answers that disagree") < words.index("The recipe was not probed")
 
 
+def test_a_recipe_that_did_not_transfer_is_said_before_all_else(fits):
+    torn = deepcopy(fits)
+    for f in torn["forecast"]:
+        high = f["N_interval"][1]
+        f |= {"recipe": "not_transferred", "status": "unvalidated", "reason": "too far"}
+        f["plain"] |= {"N": high * 10, "N_interval": [high * 9, high * 12]}
+    words = words_of(torn)
+    first = words.index("The recipe did not transfer")
+    assert first < words.index("Two answers that disagree") < words.index("too far")
+
+
 def test_beyond_validation_is_said_before_the_answer(fits):
     far = deepcopy(fits)
     for f in far["forecast"]:

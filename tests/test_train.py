@@ -127,6 +127,17 @@ def test_what_a_step_sees_is_its_rows_each_target_after_its_input(data, device):
     assert trainer.train_step().item() == pytest.approx(wanted, abs=1e-6)
 
 
+def test_a_step_runs_the_named_attention_whoever_takes_it(data, device):
+    """A benchmark that steps by itself must not measure what torch would choose."""
+    trainer, seen = Trainer(tiny_cell(2), data.train, device), []
+    trainer.model.embed.register_forward_hook(
+        lambda *_: seen.append(torch.backends.cuda.math_sdp_enabled())
+    )
+    trainer.train_step()
+    assert seen == [False]
+    assert torch.backends.cuda.math_sdp_enabled()
+
+
 def test_rates_and_decay_go_to_the_parameters_that_they_are_for(data, device):
     model = replace(MODEL, positions=Positions.LEARNED)
     trainer = Trainer(tiny_cell(model=model, lr=0.03, lr_embedding=0.07), data.train, device)
