@@ -32,9 +32,12 @@ from sweep.frozen import Frozen
 from sweep.in_queue import active_jobs, cells_in_queue, settle_submissions
 from sweep.launch_lease import launch_lease
 from sweep.launch_price import check_price, disk_needed, say_disk, say_sizes, seconds_of
+from sweep.live import AS_ASKED
 from sweep.resolve import Resolved
 from sweep.resources import Resources, Sized, classes, measured_factor, size_cells
 from sweep.settings import HardwareSettings, RunSettings
+from sweep.stop_law import freeze_rule
+from sweep.stop_rule import StopRule
 from sweep.submissions import (
     Submission,
     new_submission,
@@ -43,7 +46,7 @@ from sweep.submissions import (
     submitted,
     write_submission,
 )
-from sweep.tried import tried_cells
+from sweep.tried import choose_cells
 
 CANARY_MINUTES, FINISH_MINUTES, FINISH_MB = 15, 120, 3000
 
@@ -109,9 +112,10 @@ def _submit_what_is_left(asked: SlurmLaunch, shards: Path, console: Console) -> 
     # After the queue: a cell that left it meanwhile has its record by now.
     done = terminal_cells(folder.records, [p.cell.id for p in whole])
     queued = cells_in_queue(ledger, queue)
-    bad = {i: s for i, s in done.items() if s != "finished"}
-    todo = [p for p in whole if p.cell.id not in done and p.cell.id not in queued]
-    todo = _only(asked, todo)
+    bad = {i: s for i, s in done.items() if s not in AS_ASKED}
+    chosen = choose_cells(folder, asked.launch.only, whole, done)
+    todo = [p for p in chosen.cells if p.cell.id not in queued]
+    rule = freeze_rule(folder, asked.launch, todo, asked.run.evaluations)
     code = choose_code(folder, asked.launch.code, bool(todo))
     sized = _sized(asked, todo)
     check_price(seconds_of(sized), asked.hardware.ranks, asked.launch.max_gpu_hours)
@@ -128,7 +132,7 @@ def _submit_what_is_left(asked: SlurmLaunch, shards: Path, console: Console) -> 
     )
     _check_disk(asked, sized, console)
     path = keep_code(folder, code)
-    frozen = _frozen(asked, shards)
+    frozen = _frozen(asked, shards, chosen.anew, rule)
     arrays = _arrays(asked, sized, path, frozen)
     first = _canary(asked, sized, path, frozen) if asked.launch.canary else None
     jobs = _submit_all(asked, first, arrays, path, console)
@@ -183,14 +187,19 @@ def _dry_run(asked: SlurmLaunch, console: Console) -> Submitted:
     _check_request(asked)
     whole = join_plan(folder, asked.resolved.planned)
     done = terminal_cells(folder.records, [p.cell.id for p in whole])
-    todo = _only(asked, [p for p in whole if p.cell.id not in done])
+    chosen = choose_cells(folder, asked.launch.only, whole, done)
+    todo, rule = (
+        chosen.cells,
+        freeze_rule(folder, asked.launch, chosen.cells, asked.run.evaluations),
+    )
     sized = _sized(asked, todo)
     check_price(seconds_of(sized), asked.hardware.ranks, asked.launch.max_gpu_hours)
     with contextlib.suppress(NoSlurm):
         _check_site(asked, sized)
     code = code_folder(folder) / choose_code(folder, asked.launch.code, bool(todo)).name
     shards = find_prepared(asked.resolved.data, folder.data_cache)
-    frozen = _frozen(asked, shards or folder.data_cache / "not-prepared-yet")
+    shards = shards or folder.data_cache / "not-prepared-yet"
+    frozen = _frozen(asked, shards, chosen.anew, rule)
     arrays = _arrays(asked, sized, code, frozen)
     canary = _canary(asked, sized, code, frozen) if asked.launch.canary and sized else None
     say_sizes(
@@ -226,13 +235,6 @@ def _factor(asked: SlurmLaunch) -> float | None:
     frame: pd.DataFrame = read_records(records)
     planned = join_plan(asked.folder, asked.resolved.planned)
     return measured_factor(frame, planned, asked.resolved.rates, asked.hardware.device)
-
-
-def _only(asked: SlurmLaunch, todo: Sequence[PlannedCell]) -> list[PlannedCell]:
-    if asked.launch.only is None:
-        return list(todo)
-    tried = tried_cells(asked.folder, [p.cell.id for p in todo])
-    return [p for p in todo if p.cell.id in tried]
 
 
 def _check_request(asked: SlurmLaunch) -> None:
@@ -286,7 +288,9 @@ def _check_disk(asked: SlurmLaunch, sized: Sequence[Sized], console: Console) ->
         )
 
 
-def _frozen(asked: SlurmLaunch, shards: Path) -> Frozen:
+def _frozen(
+    asked: SlurmLaunch, shards: Path, anew: Mapping[str, int], rule: StopRule | None
+) -> Frozen:
     return Frozen(
         shards=shards.resolve(),
         node_cache=asked.resolved.handling.node_cache,
@@ -294,6 +298,8 @@ def _frozen(asked: SlurmLaunch, shards: Path) -> Frozen:
         run=asked.run,
         max_requeues=asked.cluster.max_requeues,
         retries=asked.launch.retries,
+        anew=dict(anew),
+        stop=rule,
     )
 
 
@@ -337,7 +343,7 @@ def _new(
     **values: Any,
 ) -> Submission:
     resources = {**vars(res), "partition": asked.cluster.partition}
-    settings = {**frozen.to_dict(), **more}
+    settings = {**frozen.of_cells(set(values.get("cells", ()))).to_dict(), **more}
     return new_submission(
         asked.folder, kind, code=code.name, resources=resources, settings=settings, **values
     )
