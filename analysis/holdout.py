@@ -5,7 +5,7 @@ their prediction errors move together: n_eff says how many. What was fitted to t
 also predicts the dearer ones: errors at larger ratios for nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from analysis.averaging import FORMS, average
+from analysis.cell_noise import noise_at
 from analysis.discrepancy import discrepancy_factor
 from analysis.fits_file import NAN, UNKNOWN, Check, Holdout
 from analysis.fitted import Fitted, Resampling, extra_columns, fit_points, widened
@@ -189,15 +190,6 @@ def _check_average(origin: _Origin, test: Points) -> Check | None:
 def noise_sd(fitted: Fitted, C: NDArray) -> NDArray:
     """Return the standard deviation of one cell's log loss at C, (n,); t4's scale is less."""
     return noise_at(fitted.fit.noise, C)
-
-
-def noise_at(noise: Mapping[str, float], C: NDArray) -> NDArray:
-    """Do the same from the `noise` of a fit, as fits.json has it; NaN where it has none."""
-    if "scale" not in noise:
-        return np.full(len(C), noise.get("rms", NAN))
-    dof = noise["dof"]
-    scale = noise["scale"] * np.exp(noise["slope"] * (np.log(C) - noise["log_C"]))
-    return scale * np.sqrt(dof / (dof - 2))
 
 
 def _check_minimum(train: Points, test: Points, budget: float, level: float) -> Check:

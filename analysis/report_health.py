@@ -129,7 +129,8 @@ def _ended_badly(cells: pd.DataFrame | None) -> list[str]:
     advice = {
         "diverged": "Lower the learning rate or lengthen the warm-up for these sizes.",
         "failed": "isoflop launch tries them again.",
-        "stopped": "They were ended early and never enter a fit.",
+        "stopped": "They were ended as hopeless and enter no fit, so the law is of the others; "
+        "isoflop launch launch.only=stopped trains them to their end.",
     }
     words = []
     for status, what in advice.items() if cells is not None else ():

@@ -70,7 +70,7 @@ class Outlook:
     Attributes:
         verdict: beats (the projected end is at most 1% above the prediction), behind (it is above,
             but the interval reaches), hopeless (the whole interval lies above the prediction's, by
-            more than 1%), diverged, or unknown.
+            more than 1%), diverged, or unknown (no end can be projected, or nothing is predicted).
         reason: why, in words.
         share: of the planned tokens. loss: projected final loss. loss_interval: of it.
         plateau: whether the loss fell by less than .2% a doubling of tokens over the last third of
@@ -100,7 +100,8 @@ def outlook(
 
     Args:
         curve: so far.
-        predicted: final loss by the law, nats per token, at the cell's N and D.
+        predicted: final loss by the law, nats per token, at the cell's N and D; NaN where there is
+            no law, and then the end is projected and not judged.
         predicted_interval: of it; (NaN, NaN) where unknown, and then nothing is hopeless.
         finished: whole curves of cells of the same recipe.
         level: of the projected interval.
@@ -111,14 +112,16 @@ def outlook(
     loss, interval, reason = project(curve, finished, level)
     if not np.isfinite(loss):
         return Outlook("unknown", reason, **about)
+    words = f"will end at {loss:.4g} [{interval[0]:.4g}, {interval[1]:.4g}]"
     verdict = "behind"
-    if loss <= (1 + WITHIN) * predicted:
+    if not np.isfinite(predicted):
+        verdict = "unknown"
+    elif loss <= (1 + WITHIN) * predicted:
         verdict = "beats"
     elif interval[0] > (1 + WITHIN) * predicted_interval[1]:  # False where it is unknown
         verdict = "hopeless"
-    words = (
-        f"will end at {loss:.4g} [{interval[0]:.4g}, {interval[1]:.4g}], {predicted:.4g} predicted"
-    )
+    if verdict != "unknown":
+        words += f", {predicted:.4g} predicted"
     return Outlook(verdict, words, loss=loss, loss_interval=interval, **about)
 
 

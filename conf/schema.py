@@ -275,7 +275,8 @@ class LaunchConf:
     dry_run: bool = False
     """Print what would be done, with sbatch files; write and submit nothing."""
     only: str | None = None
-    """failed: only cells that were tried and did not finish."""
+    """failed: only cells that were tried and did not finish; stopped: only those that were ended
+    as hopeless, which go on from there."""
     max_gpu_hours: float | None = None
     """Refuse a launch that is predicted to take more hours of GPUs (or ranks, without GPUs)."""
     canary: bool = True
@@ -288,6 +289,10 @@ class LaunchConf:
     """frozen or new: which code trains the rest of a sweep that other code began."""
     retries: int = 2
     """How often a failure that may pass (device, network, files) is tried again at once."""
+    stop_hopeless: bool = False
+    """End a cell whose curve says that it will end above what a law predicts, or has diverged."""
+    fits: str | None = None
+    """stop_hopeless: fits.json whose law predicts; null: the sweep's own."""
 
 
 @dataclass
@@ -389,6 +394,8 @@ class StatusConf:
 
     watch: bool = False
     """Print it again every ten seconds, until nothing moves."""
+    fits: str | None = None
+    """fits.json whose law predicts how running cells will end; null: the sweep's own."""
 
 
 @dataclass

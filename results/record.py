@@ -146,6 +146,7 @@ class Record:
     max_clock_mhz: float = _unit("highest SM clock of the board, MHz", NAN)
     spikes: int | None = _unit("steps whose loss jumped by over 1 nat above the running mean", None)
     diverged_step: int | None = _unit("step whose loss was no number", None)
+    stopped_step: int | None = _unit("step after which launch.stop_hopeless ended it", None)
     b_noise: float = _unit("gradient noise scale of the second half of the steps, tokens", NAN)
     warmup_share: float = _unit("warm-up steps / steps", NAN)
     cooldown_done: bool | None = _unit("whether the learning rate decayed to its floor", None)
@@ -181,7 +182,7 @@ class Record:
     host: str | None = _unit("host name", None)
     slurm_job_id: str | None = _unit("SLURM job", None)
     restarts: int | None = _unit("times the attempt was resumed", None)
-    resumed_from: int | None = _unit("failed attempt whose checkpoint this one went on from", None)
+    resumed_from: int | None = _unit("attempt whose checkpoint this one went on from", None)
     started_at: str | None = _unit("UTC, ISO 8601", None)
     finished_at: str | None = _unit("UTC, ISO 8601", None)
 

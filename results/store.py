@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -129,18 +129,43 @@ def write_table(table: pa.Table, path: Path) -> None:
     part.replace(path)
 
 
-def terminal_cells(folder: Path, cell_ids: Iterable[str]) -> dict[str, str]:
+def terminal_cells(
+    folder: Path, cell_ids: Iterable[str], anew: Mapping[str, int] | None = None
+) -> dict[str, str]:
     """Cells that need no training, each with the status of its result.
 
     Reads only records of the named cells, so it stays cheap in a large sweep.
+
+    Args:
+        folder: of the sweep's records.
+        cell_ids: whose.
+        anew: cells that are trained although they were stopped: of each, the last attempt whose
+            `stopped` does not count.
     """
-    wanted = set(cell_ids)
-    paths = [p for p in sorted(folder.glob("*.parquet")) if p.name.rsplit(".", 2)[0] in wanted]
-    if not paths:
+    rows = _records_of(folder, cell_ids)
+    if rows is None:
         return {}
-    rows = results_of(_read_all(paths).to_pandas())
+    forgiven = rows["attempt"] <= rows["cell_id"].map(anew or {}).fillna(-1)
+    rows = results_of(rows[~(forgiven & (rows["status"] == str(RecordStatus.STOPPED)))])
     rows = rows[rows["status"] != str(RecordStatus.FAILED)]
     return dict(zip(rows["cell_id"], rows["status"], strict=True))
+
+
+def stopped_cells(folder: Path, cell_ids: Iterable[str]) -> dict[str, int]:
+    """Cells whose result is `stopped`, each with the number of its last record."""
+    rows = _records_of(folder, cell_ids)
+    if rows is None:
+        return {}
+    results = results_of(rows)
+    stopped = set(results.loc[results["status"] == str(RecordStatus.STOPPED), "cell_id"])
+    last = rows.groupby("cell_id")["attempt"].max()
+    return {cell_id: int(last[cell_id]) for cell_id in sorted(stopped)}
+
+
+def _records_of(folder: Path, cell_ids: Iterable[str]) -> pd.DataFrame | None:
+    wanted = set(cell_ids)
+    paths = [p for p in sorted(folder.glob("*.parquet")) if p.name.rsplit(".", 2)[0] in wanted]
+    return _read_all(paths).to_pandas() if paths else None
 
 
 def _read_folder(path: Path) -> pa.Table:

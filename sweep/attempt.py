@@ -56,6 +56,14 @@ class Stopped(Exception):
     """The attempt was asked to stop; it has saved a checkpoint and can be resumed."""
 
 
+class Hopeless(Exception):
+    """The curve says that the attempt is not worth its end; it has saved a checkpoint."""
+
+    def __init__(self, reason: str, step: int) -> None:
+        super().__init__(reason)
+        self.step = step
+
+
 def run_attempt(
     attempt: Attempt,
     folder: SweepFolder,
@@ -69,6 +77,7 @@ def run_attempt(
     shards: Path | None = None,
     node_cache: Path | None = None,
     meet: Path | None = None,
+    hopeless: Callable[[], str | None] = lambda: None,
 ) -> Record:
     """Train a claimed attempt to its end and record it, whatever the end is.
 
@@ -85,9 +94,10 @@ def run_attempt(
         shards: folder of the data, for other ranks to open; needed where the device has any.
         node_cache: folder of this node's own disk that `data` was opened from, for them too.
         meet: file by which ranks that are there already find this one; None: it starts them.
+        hopeless: asked after each evaluation but the last: why to end here, or None.
 
     Returns:
-        The record as written: finished, diverged or failed.
+        The record as written: finished, diverged, stopped (hopeless() said so) or failed.
 
     Raises:
         Stopped: should_stop() said so.
@@ -97,12 +107,15 @@ def run_attempt(
     forget_parts(attempt, folder)
     describe_attempt(attempt, asked, data)
     job = Job(cell_to_row(attempt.cell), asked.to_columns(), shards, node_cache, meet)
-    run = _Run(attempt, folder, data, device, settings, on_progress, should_stop, should_save)
+    asks = (on_progress, should_stop, should_save, hopeless)
+    run = _Run(attempt, folder, data, device, settings, *asks)
     try:
         final = run.to_the_end(job)
         ended = {"status": RecordStatus.FINISHED, **loss_columns(final)}
     except Diverged as e:
         ended = {"status": RecordStatus.DIVERGED, "reason": str(e), "diverged_step": e.step}
+    except Hopeless as e:
+        ended = {"status": RecordStatus.STOPPED, "reason": str(e)[:500], "stopped_step": e.step}
     except Stopped:
         run.status.say("stopped", run.trainer.step)
         raise
@@ -132,11 +145,12 @@ class _Run:
     """The training loop with its evaluations, checkpoints and progress."""
 
     def __init__(
-        self, attempt, folder, data, device, settings, on_progress, should_stop, should_save
-    ) -> None:
+        self, attempt, folder, data, device, settings, on_progress, should_stop, should_save,
+        hopeless,
+    ) -> None:  # fmt: skip
         self.attempt, self.folder, self.data, self.device = attempt, folder, data, device
         self.settings, self.on_progress = settings, on_progress
-        self.should_stop, self.should_save = should_stop, should_save
+        self.should_stop, self.should_save, self.hopeless = should_stop, should_save, hopeless
         self.measured = Measurements(started_at=now(), matmul_peak=_matmul_peak(device))
         self.peak = describe(device)["peak_flops"] * device.ranks
         self.micro_rows: int | None = None
@@ -199,6 +213,10 @@ class _Run:
             if self.settings.keep_checkpoints == "all":
                 self._save()
                 checkpoint.keep_as(self.attempt.checkpoint, step)
+            if step < cell.steps and (why := self.hopeless()) is not None:
+                self._save()
+                self.measured.peak_memory_bytes = self.device.peak_memory_bytes()
+                raise Hopeless(why, step)
         if self._is_time_to_save(step) or self.should_save():
             self._save()
         if time.perf_counter() - self.told > 0.5:

@@ -114,16 +114,16 @@ def cell_state(facts: CellFacts, now: float, commands: Commands) -> CellState:
 
 
 def _decide(facts: CellFacts, now: float, commands: Commands) -> tuple[State, Explanation | None]:
-    recorded = [a for a in facts.attempts if a.record is not None]
-    for status in (State.FINISHED, State.DIVERGED, State.STOPPED):
-        of_it = [a for a in recorded if a.record == status]
-        if of_it:
+    for status in (State.FINISHED, State.DIVERGED):
+        if of_it := _recorded_as(facts, status):
             return status, _of_terminal(of_it[-1], status, commands)
     job = facts.job
     if job is not None and job.active:
         return _in_queue(facts, job, now, commands)
     if facts.attempts and facts.attempts[-1].held and _beats(_last(facts), now):
         return State.RUNNING, None if job is None else _outlived(job)
+    if of_it := _recorded_as(facts, State.STOPPED):  # launch.only=stopped trains it after all
+        return State.STOPPED, _of_terminal(of_it[-1], State.STOPPED, commands)
     if facts.attempts and facts.attempts[-1].record == State.FAILED:
         return State.FAILED, explain_failure(
             facts.plan.cell_id, facts.attempts[-1].reason, commands
@@ -131,12 +131,17 @@ def _decide(facts: CellFacts, now: float, commands: Commands) -> tuple[State, Ex
     return _without_record(facts, now, commands)
 
 
+def _recorded_as(facts: CellFacts, status: State) -> list[AttemptFacts]:
+    return [a for a in facts.attempts if a.record == status]
+
+
 def _of_terminal(attempt: AttemptFacts, status: State, commands: Commands) -> Explanation | None:
     if status is State.FINISHED:
         return None
     if status is State.DIVERGED:
         return explain_divergence(attempt.reason, commands)
-    return Explanation(attempt.reason or str(status), None, stuck=False)
+    mend = f"{commands.launch} launch.only=stopped"
+    return Explanation(attempt.reason or str(status), mend, stuck=False)
 
 
 def _in_queue(

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,19 @@ def claim(folder: SweepFolder, cell: Cell, resume: bool) -> Attempt:
             return taken
 
 
-def claim_for_launch(folder: SweepFolder, cell: Cell, watch: Watch) -> Attempt | Holder | str:
+def claim_for_launch(
+    folder: SweepFolder, cell: Cell, watch: Watch, anew: Mapping[str, int] | None = None
+) -> Attempt | Holder | str:
     """Take a cell that a launch is to finish, unless it is done or somebody is at it.
 
     Ask again later, with the same watch, where somebody is: the watch notices when they fall
     silent.
+
+    Args:
+        folder: the sweep.
+        cell: which.
+        watch: of this process, one for all cells.
+        anew: as results.store.terminal_cells takes it.
 
     Returns:
         The attempt; or who works on the cell; or the status of its terminal record.
@@ -81,7 +89,7 @@ def claim_for_launch(folder: SweepFolder, cell: Cell, watch: Watch) -> Attempt |
     while True:
         numbers = _numbers(folder, cell)  # before the look at records, which come before leases go
         unrecorded = [n for n in numbers if not _record(folder, cell, n).exists()]
-        done = terminal_cells(folder.records, [cell.id])
+        done = terminal_cells(folder.records, [cell.id], anew)
         if done:
             return done[cell.id]
         number = unrecorded[-1] if unrecorded else max(numbers, default=-1) + 1

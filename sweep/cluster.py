@@ -119,11 +119,17 @@ class LaunchSettings:
     notify: str | None
     code: str | None
     retries: int
+    stop_hopeless: bool = False
+    fits: str | None = None
     words: tuple[str, ...] = ()  # as typed
 
     def __post_init__(self) -> None:
-        if self.only not in (None, "failed"):
-            raise ValueError(f"launch.only={self.only} is unknown; it may be failed")
+        if self.only not in (None, "failed", "stopped"):
+            raise ValueError(f"launch.only={self.only} is unknown; it may be failed or stopped")
+        if self.fits is not None and not self.stop_hopeless:
+            raise ValueError(
+                "launch.fits is read with launch.stop_hopeless=true only: leave it out"
+            )
         if self.code not in (None, "frozen", "new"):
             raise ValueError(f"launch.code={self.code} is unknown; it may be frozen or new")
         if self.max_gpu_hours is not None and not self.max_gpu_hours > 0:

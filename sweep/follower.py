@@ -24,6 +24,8 @@ from sweep.ranks import GO_ON_FROM, Ranks, join
 from sweep.settings import HardwareSettings
 from sweep.train import Diverged, Trainer, train
 
+_LEADER_LEAVES = 15.0  # seconds in which a follower notices that its leader has left
+
 
 def main() -> None:
     """Train this rank's share, as the leader says on stdin."""
@@ -85,6 +87,11 @@ def follow(
         train(trainer, lambda step, loss: None)
     except Diverged:
         pass  # the leader saw the same loss, and says so
+    except RuntimeError:
+        # The leader may have ended the cell. Then a thread ends this process, with 0: srun takes any
+        # other exit for a failure, and would kill the leader before it has written its record.
+        time.sleep(_LEADER_LEAVES)
+        raise
     os._exit(0)  # nothing to clean up, and a process group can be slow to end
 
 

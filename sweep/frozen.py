@@ -1,8 +1,8 @@
 """What a submission froze, read back by its jobs: one cell, and how and on what it is trained."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from sweep.data import DataSettings
 from sweep.errors import UsageError
 from sweep.folder import PlannedCell, SweepFolder
 from sweep.settings import HardwareSettings, RunSettings
+from sweep.stop_rule import StopRule, read_rule
 from sweep.submissions import Submission, read_submission
 
 
@@ -26,6 +27,15 @@ class Frozen:
     run: RunSettings
     max_requeues: int
     retries: int
+    anew: Mapping[str, int] = field(
+        default_factory=dict
+    )  # as results.store.terminal_cells takes it
+    stop: StopRule | None = None
+
+    def of_cells(self, cell_ids: Collection[str]) -> "Frozen":
+        """Keep of what is frozen cell by cell that of some cells."""
+        anew = {i: n for i, n in self.anew.items() if i in cell_ids}
+        return replace(self, anew=anew, stop=self.stop and self.stop.of_cells(cell_ids))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -42,6 +52,8 @@ class Frozen:
             run=RunSettings(**values["run"]),
             max_requeues=values["max_requeues"],
             retries=values["retries"],
+            anew=values["anew"],
+            stop=read_rule(values["stop"]),
         )
 
 

@@ -30,6 +30,7 @@ from sweep.errors import UsageError
 from sweep.folder import PlannedCell, SweepFolder
 from sweep.frozen import Frozen, open_submission, own_cell
 from sweep.past import failure_unrecorded, failures_here, rows_to_try
+from sweep.stop_rule import why_end
 
 LOST = 1  # exit status: the batch file queues the job again, a few times
 _PAUSE = 5.0  # seconds before a failure that may pass is tried again, doubled each time
@@ -98,7 +99,7 @@ class _Task:
         give_up = time.monotonic() + 2 * self.frozen.run.lease_seconds
         first: int | None = None
         while True:
-            got = claim_for_launch(self.folder, self.planned.cell, watch)
+            got = claim_for_launch(self.folder, self.planned.cell, watch, self.frozen.anew)
             if isinstance(got, str):
                 say(f"{self.planned.cell.id} is {got} already")
                 return got
@@ -155,6 +156,7 @@ class _Task:
                 shards=frozen.shards,
                 node_cache=frozen.node_cache,
                 meet=meeting_place(self.folder, planned) if hardware.ranks > 1 else None,
+                hopeless=why_end(frozen.stop, self.folder, attempt),
             )  # fmt: skip
         except Stopped:
             raise _ToBeQueued from None

@@ -7,7 +7,7 @@ trained by whoever holds its lease, and the others wait for its record.
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,14 @@ from sweep.folder import PlannedCell, SweepFolder, freeze_plan, join_plan
 from sweep.launch_lease import launch_lease
 from sweep.launch_price import check_price
 from sweep.launch_words import keep_words
-from sweep.live import LaunchTable
+from sweep.live import AS_ASKED, LaunchTable
 from sweep.local_launches import announced, launches_here
 from sweep.plan import duration
 from sweep.predict import predict_cost
 from sweep.resolve import Resolved
 from sweep.settings import HardwareSettings, RunSettings
-from sweep.tried import tried_cells
+from sweep.stop_law import freeze_rule
+from sweep.tried import choose_cells
 
 
 def launch(
@@ -55,7 +56,9 @@ def launch(
     slots = _slots(hardware, cluster.workers, resolved)
     whole = join_plan(folder, resolved.planned)
     done = _done(folder, whole)
-    todo = _longest_first(resolved, _only(folder, how, [p for p in whole if p.cell.id not in done]))
+    chosen = choose_cells(folder, how.only, whole, done)
+    todo, done = _longest_first(resolved, chosen.cells), _others(done, chosen.anew)
+    rule = freeze_rule(folder, how, chosen.cells, run.evaluations)
     check_price(todo, hardware.ranks, how.max_gpu_hours)
     code = choose_code(folder, how.code, bool(todo))
     if how.dry_run:
@@ -71,11 +74,13 @@ def launch(
         plan = freeze_plan(folder, resolved.planned)
         keep_words(folder, how.words)
         snapshot = keep_code(folder, code)
-    bad = {i: s for i, s in done.items() if s != "finished"}
+    bad = {i: s for i, s in done.items() if s not in AS_ASKED}
     if not todo:
         left = len(plan) - len(done)
         console.print(
-            f"All {len(plan)} cells of sweep={folder.name} are done."
+            "No cell is stopped."
+            if how.only == "stopped"
+            else f"All {len(plan)} cells of sweep={folder.name} are done."
             if not left
             else f"None of the {left} cells that are left was tried before."
         )
@@ -90,6 +95,8 @@ def launch(
         "hardware": asdict(hardware),
         "run": asdict(run),
         "retries": how.retries,
+        "anew": dict(chosen.anew),
+        "stop": rule and rule.to_dict(),
     }
     console.print(
         f"Training {len(todo)} of {len(plan)} cells of sweep={folder.name}, "
@@ -134,13 +141,8 @@ def _longest_first(resolved: Resolved, cells: Sequence[PlannedCell]) -> dict[str
     return dict(sorted(costs.items(), key=lambda cost: -cost[1]))
 
 
-def _only(
-    folder: SweepFolder, how: LaunchSettings, todo: Sequence[PlannedCell]
-) -> Sequence[PlannedCell]:
-    if how.only is None:
-        return todo
-    tried = tried_cells(folder, [p.cell.id for p in todo])
-    return [p for p in todo if p.cell.id in tried]
+def _others(done: Mapping[str, str], anew: Mapping[str, int]) -> dict[str, str]:
+    return {cell_id: status for cell_id, status in done.items() if cell_id not in anew}
 
 
 def _say_dry_run(

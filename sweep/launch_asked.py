@@ -12,7 +12,6 @@ from sweep.folder import PlannedCell, SweepFolder, join_plan
 from sweep.resolve import Resolved
 from sweep.resources import Sized, measured_factor, size_cells
 from sweep.settings import HardwareSettings, RunSettings
-from sweep.tried import tried_cells
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,3 @@ def measured_of(asked: SlurmLaunch) -> float | None:
     frame: pd.DataFrame = read_records(records)
     planned = join_plan(asked.folder, asked.resolved.planned)
     return measured_factor(frame, planned, asked.resolved.rates, asked.hardware.device)
-
-
-def only_asked(asked: SlurmLaunch, todo: Sequence[PlannedCell]) -> list[PlannedCell]:
-    """Return those of some cells that launch.only asks for."""
-    if asked.launch.only is None:
-        return list(todo)
-    tried = tried_cells(asked.folder, [p.cell.id for p in todo])
-    return [p for p in todo if p.cell.id in tried]

@@ -12,7 +12,7 @@ from sweep.code import choose_code, code_folder
 from sweep.data import find_prepared
 from sweep.folder import SweepFolder, join_plan
 from sweep.in_queue import cells_in_queue, look_at_queue
-from sweep.launch_asked import SlurmLaunch, Submitted, measured_of, only_asked, size_asked
+from sweep.launch_asked import SlurmLaunch, Submitted, measured_of, size_asked
 from sweep.launch_checks import check_request, check_site
 from sweep.launch_price import check_price, say_counts, say_sizes, seconds_of
 from sweep.launch_requests import (
@@ -23,6 +23,8 @@ from sweep.launch_requests import (
     request_of,
 )
 from sweep.resources import Sized
+from sweep.stop_law import freeze_rule
+from sweep.tried import Chosen, choose_cells
 
 
 def dry_run(asked: SlurmLaunch, console: Console) -> Submitted:
@@ -36,7 +38,8 @@ def dry_run(asked: SlurmLaunch, console: Console) -> Submitted:
     whole = join_plan(folder, asked.resolved.planned)
     queued = _in_queue(folder)
     done = terminal_cells(folder.records, [p.cell.id for p in whole])
-    todo = only_asked(asked, [p for p in whole if p.cell.id not in {*done, *queued}])
+    chosen = choose_cells(folder, asked.launch.only, whole, done)
+    todo = [p for p in chosen.cells if p.cell.id not in queued]
     sized = size_asked(asked, todo)
     check_price(seconds_of(sized), asked.hardware.ranks, asked.launch.max_gpu_hours)
     with contextlib.suppress(NoSlurm):
@@ -51,7 +54,7 @@ def dry_run(asked: SlurmLaunch, console: Console) -> Submitted:
             measured_of(asked),
             console,
         )
-        _print_files(asked, sized, console)
+        _print_files(asked, chosen, sized, console)
     console.print("\nNothing was written or submitted: launch.dry_run=true.")
     return Submitted(0, (), {})
 
@@ -63,12 +66,16 @@ def _in_queue(folder: SweepFolder) -> Collection[str]:
         return ()
 
 
-def _print_files(asked: SlurmLaunch, sized: Sequence[Sized], console: Console) -> None:
+def _print_files(
+    asked: SlurmLaunch, chosen: Chosen, sized: Sequence[Sized], console: Console
+) -> None:
     """Print every batch file, in the order in which they would be submitted."""
     folder = asked.folder
     code = code_folder(folder) / choose_code(folder, asked.launch.code, True).name
     shards = find_prepared(asked.resolved.data, folder.data_cache)
-    frozen = frozen_settings(asked, shards or folder.data_cache / "not-prepared-yet")
+    shards = shards or folder.data_cache / "not-prepared-yet"
+    rule = freeze_rule(folder, asked.launch, chosen.cells, asked.run.evaluations)
+    frozen = frozen_settings(asked, shards, chosen.anew, rule)
     first = [new_canary(asked, sized, code, frozen)] if asked.launch.canary else []
     last = [] if asked.launch.finish is False else [new_finish(asked, code, frozen)]
     waits = {"cells": "afterok:CANARY" if first else None, "finish": "afterany:ARRAYS"}

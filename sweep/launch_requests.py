@@ -18,13 +18,23 @@ from sweep.frozen import Frozen
 from sweep.launch_asked import SlurmLaunch
 from sweep.launch_price import disk_needed
 from sweep.resources import Resources, Sized, classes
+from sweep.stop_rule import StopRule
 from sweep.submissions import Submission, new_submission, submissions_folder
 
 CANARY_MINUTES, FINISH_MINUTES, FINISH_MB = 15, 120, 3000
 
 
-def frozen_settings(asked: SlurmLaunch, shards: Path) -> Frozen:
-    """Return what the attempts of this launch have in common."""
+def frozen_settings(
+    asked: SlurmLaunch, shards: Path, anew: Mapping[str, int], rule: StopRule | None
+) -> Frozen:
+    """Return what the attempts of this launch have in common.
+
+    Args:
+        asked: the launch.
+        shards: folder of its data.
+        anew: cells that were stopped and are trained after all, as `choose_cells` says.
+        rule: when a cell is hopeless; None: none is ended.
+    """
     return Frozen(
         shards=shards.resolve(),
         node_cache=asked.resolved.handling.node_cache,
@@ -32,6 +42,8 @@ def frozen_settings(asked: SlurmLaunch, shards: Path) -> Frozen:
         run=asked.run,
         max_requeues=asked.cluster.max_requeues,
         retries=asked.launch.retries,
+        anew=dict(anew),
+        stop=rule,
     )
 
 
@@ -78,7 +90,7 @@ def _new(
     **values: Any,
 ) -> Submission:
     resources = {**vars(res), "partition": asked.cluster.partition}
-    settings = {**frozen.to_dict(), **more}
+    settings = {**frozen.of_cells(set(values.get("cells", ()))).to_dict(), **more}
     return new_submission(
         asked.folder, kind, code=code.name, resources=resources, settings=settings, **values
     )

@@ -21,7 +21,7 @@ from sweep.data import check_data, open_data, prepare_data
 from sweep.errors import UsageError
 from sweep.folder import freeze_plan, join_plan
 from sweep.in_queue import active_jobs, cells_in_queue, settle_submissions
-from sweep.launch_asked import SlurmLaunch, Submitted, measured_of, only_asked, size_asked
+from sweep.launch_asked import SlurmLaunch, Submitted, measured_of, size_asked
 from sweep.launch_checks import check_disk, check_request, check_site
 from sweep.launch_dry_run import dry_run
 from sweep.launch_lease import launch_lease
@@ -41,7 +41,10 @@ from sweep.launch_requests import (
     request_of,
 )
 from sweep.launch_words import keep_words
+from sweep.live import AS_ASKED
+from sweep.stop_law import freeze_rule
 from sweep.submissions import Submission, refused, submitted, write_submission
+from sweep.tried import choose_cells
 
 
 def launch_on_slurm(asked: SlurmLaunch, console: Console) -> Submitted:
@@ -79,9 +82,10 @@ def _submit_what_is_left(asked: SlurmLaunch, shards: Path, console: Console) -> 
     # After the queue: a cell that left it meanwhile has its record by now.
     done = terminal_cells(folder.records, [p.cell.id for p in whole])
     queued = cells_in_queue(ledger, queue)
-    bad = {i: s for i, s in done.items() if s != "finished"}
-    todo = [p for p in whole if p.cell.id not in done and p.cell.id not in queued]
-    todo = only_asked(asked, todo)
+    bad = {i: s for i, s in done.items() if s not in AS_ASKED}
+    chosen = choose_cells(folder, asked.launch.only, whole, done)
+    todo = [p for p in chosen.cells if p.cell.id not in queued]
+    rule = freeze_rule(folder, asked.launch, todo, asked.run.evaluations)
     code = choose_code(folder, asked.launch.code, bool(todo))
     sized = size_asked(asked, todo)
     check_price(seconds_of(sized), asked.hardware.ranks, asked.launch.max_gpu_hours)
@@ -96,7 +100,7 @@ def _submit_what_is_left(asked: SlurmLaunch, shards: Path, console: Console) -> 
     check_disk(asked, sized, console)
     say_bad_nodes(folder, bad_nodes(folder), console)
     path = keep_code(folder, code)
-    frozen = frozen_settings(asked, shards)
+    frozen = frozen_settings(asked, shards, chosen.anew, rule)
     arrays = new_arrays(asked, sized, path, frozen)
     first = new_canary(asked, sized, path, frozen) if asked.launch.canary else None
     keep_words(folder, asked.launch.words)

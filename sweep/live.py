@@ -13,6 +13,7 @@ from sweep.folder import PlannedCell
 from sweep.plan import duration
 
 _OPEN = ("waiting", "running", "elsewhere")
+AS_ASKED = ("finished", "stopped")  # a cell is stopped only where launch.stop_hopeless asks for it
 
 
 class LaunchTable(TerminalDisplay):
@@ -54,7 +55,7 @@ class LaunchTable(TerminalDisplay):
             self.progress.pop(event.item, None)
         elif event.kind == "done_elsewhere":
             self.state[event.item] = event.data["status"]
-            if event.data["status"] != "finished":
+            if event.data["status"] not in AS_ASKED:
                 self.failures[event.item] = event.data["status"]
             self.console.print(f"{event.item} {event.data['status']} by another process")
         else:
@@ -64,7 +65,7 @@ class LaunchTable(TerminalDisplay):
         self.state[event.item] = event.data["status"]
         self.spent[event.item] = event.data["seconds"]
         self.progress.pop(event.item, None)
-        if event.data["status"] != "finished":
+        if event.data["status"] not in AS_ASKED:
             self.failures[event.item] = f"{event.data['status']}: {event.data['reason']}"
         loss = f"loss {event.data['val_loss']:.4f}, " if event.data["status"] == "finished" else ""
         count = sum(s not in _OPEN for s in self.state.values())

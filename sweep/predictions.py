@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.console import Console
 
+from analysis.cell_noise import noise_at
 from analysis.fits_file import plain_json
-from analysis.holdout import noise_at
 from analysis.points import N_COLUMNS, Points, PointsError, load_points
 from analysis.registry import (
     RegistryError,

@@ -1,4 +1,4 @@
-"""Where an attempt goes on from: its own checkpoints, or those of one that failed before it."""
+"""Where an attempt goes on from: its own checkpoints, or those of one before it that did not finish."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ class Resumed:
 
     path: Path
     measured: dict[str, Any]
-    attempt: int | None  # the failed one whose checkpoint it is; None: the attempt's own
+    attempt: int | None  # the one before, whose checkpoint it is; None: the attempt's own
 
 
 def resume(
@@ -31,7 +31,7 @@ def resume(
     """Restore a trainer from the newest checkpoint that can be used, or leave it at step 0.
 
     The older checkpoint is for the day on which the newer one is damaged. An attempt that has a
-    record is never written to again, so what follows a failed one takes over its checkpoint.
+    record is never written to again, so what follows a failed or stopped one takes over its checkpoint.
 
     Args:
         trainer: at its start.
@@ -54,7 +54,7 @@ def resume(
         raise errors[0]
     if (step := read_status(attempt.path).get("step")) and attempt.curve.exists():
         say(f"{attempt.path} was at step {step} and has no checkpoint: it starts at step 0")
-    number = _failed_before(attempt, folder)
+    number = _unfinished_before(attempt, folder)
     if number is None:
         return None
     theirs = attempt.path.parent / str(number)
@@ -88,11 +88,11 @@ def _restore(trainer: Trainer, path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} can't be used: {' '.join(str(e).split())}") from None
 
 
-def _failed_before(attempt: Attempt, folder: SweepFolder) -> int | None:
-    """Return the number of the attempt just before this one, if its record says that it failed."""
+def _unfinished_before(attempt: Attempt, folder: SweepFolder) -> int | None:
+    """Return the number of the attempt just before, if its record says that it failed or was stopped."""
     before = attempt.number - 1
     record = folder.records / f"{attempt.cell.id}.{before}.parquet"
     if not record.exists():
         return None
-    failed = read_records(record)["status"].iloc[0] == str(RecordStatus.FAILED)
-    return before if failed else None
+    status = read_records(record)["status"].iloc[0]
+    return before if status in (RecordStatus.FAILED, RecordStatus.STOPPED) else None

@@ -34,6 +34,16 @@ class Status:
     cells: Sequence[CellState]
 
     @property
+    def running(self) -> list[tuple[str, int]]:
+        """Id and last attempt of each cell in training."""
+        pairs = zip(self.facts.cells, self.cells, strict=True)
+        return [
+            (f.plan.cell_id, f.attempts[-1].number)
+            for f, c in pairs
+            if c.state is State.RUNNING and f.attempts
+        ]
+
+    @property
     def bad(self) -> bool:
         """Whether something went wrong that a person should know of."""
         return any(c.stuck or c.state in (State.FAILED, State.DIVERGED) for c in self.cells)
@@ -115,6 +125,7 @@ def _print(
     for note in status.facts.notes:
         console.print(f"Note: {note}")
     for line in (
+        *_outlooks(folder, status, args),
         *_reasons(status.cells),
         *_lost_nodes(status, commands),
         *_health(status),
@@ -126,6 +137,16 @@ def _print(
         console.print(f"Go on: {commands.launch}")
     elif not (states[State.QUEUED] or states[State.RUNNING]):
         console.print(f"Next: {args.again('collect', _SWEEP)}")
+
+
+def _outlooks(folder: SweepFolder, status: Status, args: Arguments) -> list[str]:
+    if not status.running:
+        if "status.fits" in args.named:
+            return ["status.fits: no cell is in training."]
+        return []
+    from sweep.status_outlook import outlook_lines  # late: it needs scipy, and most calls don't
+
+    return outlook_lines(folder, status.running, args.app.status.fits)
 
 
 def _table(cells: Sequence[CellState], rate: float | None) -> Table:

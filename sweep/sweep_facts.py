@@ -28,6 +28,7 @@ from sweep.submissions import Submission, job_ids, read_submissions
 
 _MEMORY = re.compile(rb"exceeded .*memory limit|oom.kill|out of memory", re.IGNORECASE)
 _TERMINAL = tuple(str(s) for s in RecordStatus if s.terminal)
+_DONE = ("finished", "diverged")  # a stopped cell may be trained again, where somebody asks for it
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def read_facts(folder: SweepFolder) -> SweepFacts:
     plan = read_plan_rows(folder)
     submissions = read_submissions(folder)
     queue, notes = _ask(submissions)
-    recorded = _recorded(folder)
+    recorded = recorded_attempts(folder)
     begun = set(_listed(folder.path / "cells"))
     jobs, canaries = _Jobs(submissions, queue or {}), _canaries(folder, submissions)
     records, cells_at = str(folder.records), str(folder.path / "cells")
@@ -154,7 +155,7 @@ class _Jobs:
 
 def _attempts(records: str, base: str, recorded: Sequence[int], begun: bool) -> list[AttemptFacts]:
     ended = [_recorded_attempt(records, base, n) for n in recorded]
-    if not begun or any(a.record in _TERMINAL for a in ended):
+    if not begun or any(a.record in _DONE for a in ended):
         return ended
     others = {int(n) for n in _listed(base) if n.isdigit()} - set(recorded)
     open_ones = [_open_attempt(f"{base}/{n}", n) for n in others]
@@ -186,7 +187,7 @@ def _status(path: str) -> dict[str, Any]:
         return {}
 
 
-def _recorded(folder: SweepFolder) -> dict[str, list[int]]:
+def recorded_attempts(folder: SweepFolder) -> dict[str, list[int]]:
     """Return the recorded attempts by cell, from names of files alone."""
     found: dict[str, list[int]] = defaultdict(list)
     for name in _listed(folder.records):

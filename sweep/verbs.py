@@ -345,7 +345,7 @@ VERBS: dict[str, Verb] = {
     ),
     "status": Verb(
         status,
-        (*_SWEEP, "status.watch"),
+        (*_SWEEP, "status.*"),
         "what is done, runs, waits, failed; why, and what to type",
         "isoflop status grid=smoke",
     ),

@@ -26,6 +26,7 @@ from sweep.folder import PlannedCell, SweepFolder, read_plan
 from sweep.past import failure_unrecorded, failures_here, rows_to_try
 from sweep.retry import Failure, classify
 from sweep.settings import HardwareSettings, RunSettings
+from sweep.stop_rule import read_rule, why_end
 
 
 def main() -> None:
@@ -55,7 +56,7 @@ def main() -> None:
             say({"kind": "progress", **_progress(p)})
 
         try:
-            got = claim_for_launch(folder, planned.cell, watch)
+            got = claim_for_launch(folder, planned.cell, watch, setup["anew"])
             if not isinstance(got, Attempt):
                 say({"item": planned.cell.id, **_elsewhere(got, ended), "free": True})
                 continue
@@ -155,6 +156,7 @@ def _attempt(
             should_stop=ended.is_set,
             shards=shards,
             node_cache=node_cache,
+            hopeless=why_end(read_rule(setup["stop"]), folder, attempt),
         )
     finally:
         attempt.release()

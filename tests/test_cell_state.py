@@ -46,6 +46,7 @@ def pending(reason: str, state: str = "PENDING") -> JobState:
 
 FINISHED = attempt(state="finished", step=100, record="finished")
 AWAY = attempt(ago=3600)  # no process holds it, and it has been silent for an hour
+STOPPED = attempt(state="stopped", record="stopped", reason="hopeless at 50%")
 FAILED = attempt(state="failed", record="failed", reason="ValueError: lr")
 
 
@@ -62,8 +63,12 @@ TABLE = [
     ("diverged", dict(a=[attempt(state="diverged", record="diverged", reason="loss is NaN at step 3")]),
      "diverged", "NaN at step 3: it is not tried again",
      "isoflop launch grid=g sweep=NAME recipe=..."),
-    ("stopped by its record", dict(a=[attempt(state="stopped", record="stopped", reason="by hand")]),
-     "stopped", "by hand", None),
+    ("ended as hopeless", dict(a=[STOPPED], job=ended("COMPLETED")), "stopped", "hopeless at 50%",
+     "isoflop launch grid=g launch.only=stopped"),
+    ("ended as hopeless, trained after all", dict(a=[STOPPED, attempt(1)], job=JOB), "running", None,
+     None),
+    ("trained after all, here", dict(a=[STOPPED, attempt(1, held=True)], submission=None), "running",
+     None, None),
     # In the queue.
     ("waits its turn", dict(job=pending("Priority")), "queued", None, None),
     ("waits for room", dict(job=pending("Resources")), "queued", None, None),
