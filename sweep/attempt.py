@@ -5,6 +5,7 @@ killed after, it is done, whatever status.json says.
 """
 
 import json
+import math
 import sys
 import threading
 import time
@@ -174,6 +175,8 @@ class _Run:
         final = validate(self.trainer.model, self.data, self.device)
         self._pass_time()
         self.measured.peak_memory_bytes = self.device.peak_memory_bytes()
+        if not math.isfinite(final.total.loss):  # the last step's loss is of the weights before it
+            raise Diverged(final.total.loss, self.trainer.step, self.attempt.cell.steps)
         return final
 
     def why(self, e: Exception) -> str:

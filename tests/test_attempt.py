@@ -24,6 +24,7 @@ from sweep.device import open_device
 from sweep.errors import UsageError
 from sweep.folder import SweepFolder
 from sweep.settings import RunSettings
+from sweep.train import train
 
 CELL = tiny_cell(12)
 
@@ -221,6 +222,18 @@ def test_a_diverged_cell_is_recorded_with_its_step_and_no_loss(run):
     assert 1 < record.diverged_step <= 60
     assert math.isnan(record.val_loss)
     assert record.val_tokens is None
+
+
+def test_a_cell_whose_last_step_breaks_it_has_diverged_too(run, monkeypatch):
+    def breaks_at_the_end(trainer, after_step):
+        train(trainer, after_step)
+        trainer.model.norm.weight.data.fill_(math.inf)
+
+    monkeypatch.setattr("sweep.attempt.train", breaks_at_the_end)
+    record = run()
+    assert (record.status, record.diverged_step) == ("diverged", CELL.steps)
+    assert record.reason == "loss is nan at step 12 of 12"
+    assert math.isnan(record.val_loss)
 
 
 def test_an_error_is_recorded_and_the_next_attempt_starts_over(run, stopped):
