@@ -14,6 +14,7 @@ from analysis import figures as fig
 from analysis.figure_data import part
 from analysis.figure_list import make_figures, summary_of
 from analysis.report_answer import answer_section, headline
+from analysis.report_beyond import beyond_section
 from analysis.report_compare import (
     NamedFit,
     compare,
@@ -28,6 +29,7 @@ from analysis.report_html import to_html
 from analysis.report_markdown import to_markdown
 from analysis.report_numbers import known, power
 from analysis.report_runs import run_sections
+from analysis.report_worth import Worth
 from results.store import results_of
 
 
@@ -53,7 +55,8 @@ def write_report(
         records: every attempt (results.store.read_records), or None.
         curves: curves.parquet: cell_id, attempt, tokens and losses, or None.
         plan: planned cells with a column cell_id, or None.
-        points: the fitted runs: N, D, C, loss, budget and, if known, name; or None.
+        points: the fitted runs: N, D, C, loss, budget and, if known, name, and those of
+            analysis.beyond.COLUMNS that there are; or None.
         title: heading of the page.
         command: what a person types to make the same page again.
         price: of one device-hour, dollars; no money is shown without it.
@@ -66,7 +69,7 @@ def write_report(
     made += compared_figures(groups_of(fits))
     pictures, written = save_figures(made, summary_of(made), out / "figures")
     document = compose(fits, set(pictures), records=records, plan=plan, points=points,
-                       title=title, command=command, price=price)  # fmt: skip
+                       curves=curves, title=title, command=command, price=price)  # fmt: skip
     return write_document(out, document, made, pictures) + written
 
 
@@ -110,7 +113,12 @@ def _made(folder: Path) -> Path:
 
 
 def write_comparison(
-    out: Path, named: Sequence[NamedFit], *, title: str, command: str
+    out: Path,
+    named: Sequence[NamedFit],
+    *,
+    title: str,
+    command: str,
+    worth: Sequence[Worth] = (),
 ) -> list[Path]:
     """Write a report on several fits side by side; returns its files, report.html first.
 
@@ -119,8 +127,9 @@ def write_comparison(
         named: fits of distinct names; one that can't be read is named on the page.
         title: heading of the page.
         command: what a person types to make the same page again.
+        worth: what the compute of some is worth in that of others.
     """
-    document, made = compare(named, title=title, command=command)
+    document, made = compare(named, title=title, command=command, worth=worth)
     pictures, written = save_figures(made, None, out / "figures")
     return write_document(out, document, made, pictures) + written
 
@@ -134,6 +143,7 @@ def compose(
     points: pd.DataFrame | None,
     title: str,
     command: str,
+    curves: pd.DataFrame | None = None,
     price: float | None = None,
 ) -> Document:
     """Say everything that the report says; arguments as in `write_report`.
@@ -147,6 +157,7 @@ def compose(
     sections = (
         answer_section(fits, records),
         *([compared_section(groups, pictures)] if groups else evidence),
+        *([] if groups else [beyond_section(fits, points, curves)]),
         *run_sections(fits, pictures, records, cells, plan, command, price),
     )
     return Document(title, _subtitle(fits, points), sections)

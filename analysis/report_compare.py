@@ -1,7 +1,7 @@
 """A report on several fits side by side: their answers, exponents, laws and hold-outs.
 
-Nothing is pooled and nothing is computed anew: every number is one that a fit holds, so that each
-keeps its interval. Fits of unlike counts are said to be so before they are compared.
+Nothing is pooled: every number is one that a fit holds, so that each keeps its interval, and what one
+fit's compute is worth in another's comes with an interval of its own. Fits of unlike counts are said to be so before they are compared.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -35,6 +35,7 @@ from analysis.report_numbers import (
     percent,
     power,
 )
+from analysis.report_worth import Worth, worth_section
 
 Fits = Mapping[str, Any]
 MOST = 12  # fits of one figure
@@ -56,7 +57,7 @@ class NamedFit:
 
 
 def compare(
-    named: Sequence[NamedFit], *, title: str, command: str
+    named: Sequence[NamedFit], *, title: str, command: str, worth: Sequence[Worth] = ()
 ) -> tuple[Document, list[Figure]]:
     """Say and draw everything about several fits; the figures are those that the fits allow.
 
@@ -64,6 +65,7 @@ def compare(
         named: fits of distinct names; those without `fits` are listed as gaps.
         title: heading of the page.
         command: what a person types to make the same page again.
+        worth: what the compute of some is worth in that of others.
     """
     read = [n for n in named if n.fits is not None]
     made = compared_figures(read)
@@ -71,6 +73,7 @@ def compare(
     sections = (
         Section("answer", "The answers", tuple(_answers(named, read))),
         compared_section(read, pictures),
+        *([worths] if (worths := worth_section(worth)) else []),
         _laws(read),
         _holdouts(read),
         _sources(named, command),

@@ -3,13 +3,14 @@
 A page is made of what is there: what is not is a gap, which the page and the terminal name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
 
+from analysis.beyond import COLUMNS
 from analysis.fits_file import FitsError, no_fits, read_fits
 from analysis.points import Points, PointsError, load_points
 from analysis.report import write_report
@@ -20,6 +21,12 @@ from sweep.data_columns import with_loss_of
 from sweep.documents import expand
 from sweep.errors import UsageError
 from sweep.folder import SweepFolder, plan_frame, read_plan
+
+if TYPE_CHECKING:
+    from analysis.report_compare import NamedFit
+    from analysis.report_worth import Worth
+
+MOST_WORTHS = 4  # fits whose compute is compared
 
 
 def report_sweep(app: AppConf, folder: SweepFolder, command: str) -> tuple[Path, list[str]]:
@@ -142,7 +149,8 @@ def report_fits(app: AppConf, out: Path, command: str) -> tuple[Path, list[str]]
         raise UsageError("; ".join(gaps))
     title = app.report.title or " and ".join(n.name for n in named[:3]) + " …" * (len(named) > 3)
     try:
-        return write_comparison(out, named, title=title, command=command)[0], gaps
+        worth = _worth(named)
+        return write_comparison(out, named, title=title, command=command, worth=worth)[0], gaps
     except OSError as e:
         raise UsageError(f"can't write the report to {out}: {e.strerror}") from None
 
@@ -160,9 +168,34 @@ def _named(name: str, path: Path):
         return NamedFit(name, str(path), None, str(e))
 
 
+def _worth(named: Sequence["NamedFit"]) -> list["Worth"]:
+    """Say what the first fit's compute is worth in each of the others', at their common top budget.
+
+    Each is fitted again for it, which takes seconds: of many, the first few are.
+    """
+    from analysis.multiplier import IncomparableError, multipliers
+    from analysis.report_worth import Worth
+    from sweep.forecasting import FittedFile
+
+    files = [(n.name, FittedFile(Path(n.path), n.fits)) for n in named if n.fits is not None]
+    first, *others = files[:MOST_WORTHS]
+    found = []
+    for name, file in others:
+        try:
+            a, b = first[1].evidence, file.evidence
+            shared = min(float(e.points.budgets[-1]) for e in (a, b))
+            found.append(Worth(first[0], name, multipliers(a, b, shared)))
+        except (IncomparableError, UsageError) as e:
+            found.append(Worth(first[0], name, problem=str(e)))
+    return found
+
+
 def _frame(points: Points) -> pd.DataFrame:
     columns = ("N", "D", "C", "loss", "budget", "size_id", "name")
-    return pd.DataFrame({c: getattr(points, c) for c in columns})
+    found = {c: getattr(points, c) for c in columns}
+    if points.other is not None:  # what laws beyond the fit may want
+        found |= {c: points.other[c].to_numpy() for c in COLUMNS if c in points.other}
+    return pd.DataFrame(found)
 
 
 def _write(out: Path, fits: Mapping[str, Any], **what: Any) -> Path:

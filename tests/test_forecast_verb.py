@@ -11,7 +11,9 @@ from analysis.fit import fit
 from analysis.fits_file import plain_json, read_fits
 from analysis.laws import LAWS
 from analysis.points import load_points
+from analysis.refitting import evidence_of
 from results.store import read_records
+from sweep import forecasting
 
 REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference" / "demo"
 
@@ -35,6 +37,25 @@ def fitted(tmp_path_factory):
     sweep().to_csv(folder / "runs.csv", index=False)
     fit(load_points(folder / "runs.csv"), **OPTIONS).write(folder / "fits.json")
     return folder / "fits.json"
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Hold what files were fitted to in this module, by their runs and options."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def each_file_is_fitted_again_once(monkeypatch, made):
+    """Keep the evidence of a file for the tests that ask the same file: seconds each."""
+
+    def once(fits, points=None):
+        key = json.dumps([fits["points"], fits["provenance"], sorted(fits.get("groups") or {})])
+        if key not in made:
+            made[key] = evidence_of(fits, points)
+        return made[key]
+
+    monkeypatch.setattr(forecasting, "evidence_of", once)
 
 
 def answer(command, *words: str) -> dict:

@@ -196,6 +196,8 @@ def test_fits_by_command(command, fits, other, tmp_path):
     code, out, err = command("report", "fits=[run a,b=1 (x)/fits.json]", "out=both")
     assert (code, err) == (0, "")
     assert {"run a", "b=1 (x)"} <= set(re.split(r"  +|\n", "  ".join(page(tmp_path / "both").text)))
+    assert "What compute is worth" in page(tmp_path / "both").words
+    assert re.search(r"A is worth.*run a.*b=1 \(x\).*× \[", page(tmp_path / "both").words)
     code, out, _ = command("report", "fits=[run a,'c,d',none]", "out=some")
     assert code == 1
     assert "schema 7, this code reads 1" in out.replace("\n", " ")
