@@ -12,6 +12,7 @@ from helpers_cells import CPU
 from helpers_cli import isoflop, start, tiny_grid
 
 from results.store import read_records, results_of
+from slurm.lease import _started, me
 from sweep import launch
 from sweep.arguments import parse
 from sweep.attempt import run_attempt
@@ -19,6 +20,7 @@ from sweep.claim import claim
 from sweep.data import open_data, prepare_data
 from sweep.device import open_device
 from sweep.folder import SweepFolder, read_plan
+from sweep.local_launches import announced
 from sweep.resolve import resolve, run_settings
 from sweep.verbs import VERBS
 
@@ -222,6 +224,25 @@ def test_a_worker_that_can_not_start_fails_the_launch_and_no_cell(
     assert "logs/worker-" in out
     assert not folder.records.exists()
     assert not list(folder.path.glob("cells/*"))
+
+
+def test_workers_have_cores_of_their_own_unless_another_launch_is_here(tmp_path, text_folder):
+    folder = SweepFolder(tmp_path, "tiny")
+    (folder.path).mkdir()
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("one core")
+
+    def pinned() -> list[list[int]]:
+        slots = [{"OMP_NUM_THREADS": "1"}] * 2
+        return [c.setup["cores"] for c in launch._commands(folder, slots, {}, tmp_path, 1)]
+
+    with announced(folder):
+        assert pinned() == [[cores[0]], [cores[1]]]
+        (folder.path / "launch" / "local" / "other.json").write_text(
+            json.dumps({**me(), "pid": os.getppid(), "started": _started(os.getppid())})
+        )
+        assert pinned() == [[], []]
 
 
 @pytest.mark.parametrize(
