@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from analysis.tables import PointsError
 
 CORE = ("N", "D", "C", "loss")
-OPTIONAL = ("budget", "size_id", "unique_tokens", "N_active", "seed", "loss_sd", "excluded")
+OPTIONAL = (
+    "budget",
+    "size_id",
+    "unique_tokens",
+    "N_active",
+    "seed",
+    "loss_sd",
+    "excluded",
+    "trunk",
+)
 ROWS_SHOWN = 8
 COLUMNS_SHOWN = 12
 _USUAL = {  # what others call ours, likeliest first

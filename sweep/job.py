@@ -1,6 +1,6 @@
 """One task of an array: `python -P -m sweep.job SUBMISSION.json`, inside the code snapshot.
 
-It leaves at once when its cell is done or somebody else is at it. It goes on from the cell's last
+Several cells are handed to worker processes (sweep/pack_job.py); what follows is of a single one. It leaves at once when its cell is done or somebody else is at it. It goes on from the cell's last
 checkpoint, saves when SLURM tells it to, and tries again what may pass. Exit status: 0 the cell is
 done, or will be by another; 3 it failed, and status.json says why; any other: it was lost.
 """
@@ -19,7 +19,8 @@ from slurm.submit import SAID_WHY
 from sweep.claim import Attempt, StatusFile, claim_for_launch, read_status
 from sweep.errors import UsageError
 from sweep.folder import PlannedCell, SweepFolder
-from sweep.frozen import Frozen, open_submission, own_cell
+from sweep.frozen import Frozen, open_submission, own_cells
+from sweep.job_log import say
 from sweep.past import failures_here, rows_to_try
 
 _PAUSE = 5.0  # seconds before a failure that may pass is tried again, doubled each time
@@ -31,7 +32,12 @@ def main() -> int:
     notice.install() if rank == 0 else ignore_signals()
     try:
         folder, submission, frozen = open_submission(Path(sys.argv[1]))
-        planned = own_cell(folder, submission)
+        planned, *others = own_cells(folder, submission)
+        at_once = submission.settings.get("at_once")
+        if at_once is not None:
+            from sweep.pack_job import PackJob
+
+            return PackJob(folder, [planned, *others], frozen, at_once, notice).run()
         if rank > 0:
             _follow(folder, planned, frozen, rank)
         return _Task(folder, planned, frozen, notice).run()
@@ -204,11 +210,6 @@ def open_device_here(folder: SweepFolder, frozen: Frozen, ranks_here: int | None
         )
     except ValueError as e:
         raise UsageError(str(e)) from None
-
-
-def say(text: str) -> None:
-    """Put a line into the job's log, with the time."""
-    print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}", flush=True)
 
 
 if __name__ == "__main__":

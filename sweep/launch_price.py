@@ -45,12 +45,13 @@ def seconds_of(sized: Sequence[Sized]) -> dict[str, float]:
 def disk_needed(sized: Sequence[Sized], run: RunSettings) -> float:
     """Bytes of checkpoints at most, by what is kept of a recorded attempt.
 
-    A checkpoint is 12 bytes a parameter. While it trains an attempt keeps two and writes a third;
+    A checkpoint is 12 bytes a parameter; a cell on a trunk leaves one there too. While it trains an attempt keeps two and writes a third;
     of all attempts, not only those that run at once, since how many do is SLURM's to say.
     """
     kept = {"none": 0, "last": 1, "all": max(1, run.evaluations) + 1}[run.keep_checkpoints]
     each = [12.0 * count_params(s.planned.cell.model).total for s in sized]
-    return sum(kept * size + 100_000 for size in each) + 3 * sum(sorted(each)[-100:])
+    of_trunks = sum(size for s, size in zip(sized, each, strict=True) if s.planned.cell.on_trunk)
+    return of_trunks + sum(kept * size + 100_000 for size in each) + 3 * sum(sorted(each)[-100:])
 
 
 def say_sizes(

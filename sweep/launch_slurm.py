@@ -32,6 +32,7 @@ from sweep.frozen import Frozen
 from sweep.in_queue import active_jobs, cells_in_queue, settle_submissions
 from sweep.launch_lease import launch_lease
 from sweep.launch_price import check_price, disk_needed, say_disk, say_sizes, seconds_of
+from sweep.packs import Pack, cells_of, pack_cells
 from sweep.resolve import Resolved
 from sweep.resources import Resources, Sized, classes, measured_factor, size_cells
 from sweep.settings import HardwareSettings, RunSettings
@@ -44,6 +45,7 @@ from sweep.submissions import (
     write_submission,
 )
 from sweep.tried import tried_cells
+from sweep.trunks import before_it, shared_steps
 
 CANARY_MINUTES, FINISH_MINUTES, FINISH_MB = 15, 120, 3000
 
@@ -84,7 +86,7 @@ def launch_on_slurm(asked: SlurmLaunch, console: Console) -> Submitted:
         if asked.launch.dry_run:
             return _dry_run(asked, console)
         _check_request(asked)
-        _check_site(asked, _sized(asked, asked.resolved.planned))
+        _check_site(asked, _packs(asked, asked.resolved.planned))
         asked.folder.make()
         shards = prepare_data(
             asked.resolved.data,
@@ -113,9 +115,10 @@ def _submit_what_is_left(asked: SlurmLaunch, shards: Path, console: Console) -> 
     todo = [p for p in whole if p.cell.id not in done and p.cell.id not in queued]
     todo = _only(asked, todo)
     code = choose_code(folder, asked.launch.code, bool(todo))
-    sized = _sized(asked, todo)
+    packs = _packs(asked, todo)
+    sized = cells_of(packs)
     check_price(seconds_of(sized), asked.hardware.ranks, asked.launch.max_gpu_hours)
-    _check_site(asked, sized)
+    _check_site(asked, packs)
     freeze_plan(folder, asked.resolved.planned)
     console.print(
         f"sweep={folder.name}: {len(whole)} cells, {len(done)} done, {len(queued)} in the queue, "
@@ -129,7 +132,7 @@ def _submit_what_is_left(asked: SlurmLaunch, shards: Path, console: Console) -> 
     _check_disk(asked, sized, console)
     path = keep_code(folder, code)
     frozen = _frozen(asked, shards)
-    arrays = _arrays(asked, sized, path, frozen)
+    arrays = _arrays(asked, packs, path, frozen)
     first = _canary(asked, sized, path, frozen) if asked.launch.canary else None
     jobs = _submit_all(asked, first, arrays, path, console)
     if asked.launch.finish is not False:
@@ -159,7 +162,7 @@ def _submit_all(
         jobs.append(job_id)
         res = one.resources
         console.print(
-            f"Array {job_id}: {len(one.cells)} cells, {res['nodes']} x {res['tasks_per_node']} "
+            f"Array {job_id}: {_tasks_in_words(one)}, {res['nodes']} x {res['tasks_per_node']} "
             f"ranks, {res['gpus']} GPUs a node, {res['memory_mb'] / 1000:g} GB, {res['minutes']} min"
         )
     return jobs
@@ -184,38 +187,47 @@ def _dry_run(asked: SlurmLaunch, console: Console) -> Submitted:
     whole = join_plan(folder, asked.resolved.planned)
     done = terminal_cells(folder.records, [p.cell.id for p in whole])
     todo = _only(asked, [p for p in whole if p.cell.id not in done])
-    sized = _sized(asked, todo)
+    packs = _packs(asked, todo)
+    sized = cells_of(packs)
     check_price(seconds_of(sized), asked.hardware.ranks, asked.launch.max_gpu_hours)
     with contextlib.suppress(NoSlurm):
-        _check_site(asked, sized)
+        _check_site(asked, packs)
     code = code_folder(folder) / choose_code(folder, asked.launch.code, bool(todo)).name
     shards = find_prepared(asked.resolved.data, folder.data_cache)
     frozen = _frozen(asked, shards or folder.data_cache / "not-prepared-yet")
-    arrays = _arrays(asked, sized, code, frozen)
+    arrays = _arrays(asked, packs, code, frozen)
     canary = _canary(asked, sized, code, frozen) if asked.launch.canary and sized else None
     say_sizes(
         sized, asked.hardware.ranks, asked.price, asked.cluster.margin, _factor(asked), console
     )
     for one in [*([canary] if canary else []), *arrays]:
         wait = "afterok:CANARY" if canary and one.kind == "cells" else None
-        console.print(f"\n# {one.job_name}, {len(one.cells)} cells")
+        console.print(f"\n# {one.job_name}, {_tasks_in_words(one)}")
         console.print(batch_text(_request(asked, one, code, wait)))
     console.print("\nNothing was written or submitted: launch.dry_run=true.")
     return Submitted(0, (), {})
 
 
-def _sized(asked: SlurmLaunch, cells: Sequence[PlannedCell]) -> list[Sized]:
-    rates = asked.resolved.rates
-    sized = size_cells(cells, rates, asked.hardware, asked.cluster, _factor(asked))
-    for cell in sized:
-        if cell.lives - 1 > asked.cluster.max_requeues:
+def _tasks_in_words(one: Submission) -> str:
+    cells, tasks = len(one.cells), len(one.tasks)
+    return f"{cells} cells" if cells == tasks else f"{cells} cells in {tasks} tasks"
+
+
+def _packs(asked: SlurmLaunch, cells: Sequence[PlannedCell]) -> list[Pack]:
+    rates, factor = asked.resolved.rates, _factor(asked)
+    whole = {p.cell.id: p.cell for p in join_plan(asked.folder, asked.resolved.planned)}
+    shared = shared_steps(whole.values())
+    sized = size_cells(cells, rates, asked.hardware, asked.cluster, factor, shared)
+    packs = pack_cells(sized, before_it(whole.values()), asked.hardware, asked.cluster, factor)
+    for pack in packs:
+        if pack.lives - 1 > asked.cluster.max_requeues:
             raise UsageError(
-                f"{cell.planned.cell.id} is predicted to need {cell.lives} jobs of "
-                f"{cell.resources.minutes} min one after another, cluster.max_requeues="
-                f"{asked.cluster.max_requeues} allows {asked.cluster.max_requeues + 1}: raise that, "
-                "cluster.max_hours or hardware.ranks"
+                f"{', '.join(pack.ids[:3])} {'is' if len(pack.ids) == 1 else 'are'} predicted to "
+                f"need {pack.lives} jobs of {pack.resources.minutes} min one after another, "
+                f"cluster.max_requeues={asked.cluster.max_requeues} allows "
+                f"{asked.cluster.max_requeues + 1}: raise that, cluster.max_hours or hardware.ranks"
             )
-    return sized
+    return packs
 
 
 def _factor(asked: SlurmLaunch) -> float | None:
@@ -258,9 +270,9 @@ def _check_request(asked: SlurmLaunch) -> None:
         )
 
 
-def _check_site(asked: SlurmLaunch, sized: Sequence[Sized]) -> None:
+def _check_site(asked: SlurmLaunch, packs: Sequence[Pack]) -> None:
     site = read_site()
-    for res in {s.resources for s in sized}:
+    for res in {p.resources for p in packs}:
         check_ask(
             Ask(
                 partition=asked.cluster.partition,
@@ -298,7 +310,7 @@ def _frozen(asked: SlurmLaunch, shards: Path) -> Frozen:
 
 
 def _arrays(
-    asked: SlurmLaunch, sized: Sequence[Sized], code: Path, frozen: Frozen
+    asked: SlurmLaunch, packs: Sequence[Pack], code: Path, frozen: Frozen
 ) -> list[Submission]:
     """One submission a class of resources and chunk of the longest array that the site takes."""
     try:
@@ -306,11 +318,13 @@ def _arrays(
     except NoSlurm:
         most = 1000  # a dry run elsewhere
     found = []
-    for res, cells in classes(sized).items():
-        ids = [s.planned.cell.id for s in cells]
-        for start in range(0, len(ids), most):
-            chunk = tuple(ids[start : start + most])
-            found.append(_new(asked, "cells", code, frozen, res, {}, cells=chunk))
+    for res, alike in classes(packs).items():
+        for start in range(0, len(alike), most):
+            chunk = alike[start : start + most]
+            at_once = max((p.at_once for p in chunk if p.at_once is not None), default=None)
+            more = {} if at_once is None else {"at_once": at_once}
+            tasks = tuple(p.ids for p in chunk)
+            found.append(_new(asked, "cells", code, frozen, res, more, tasks=tasks))
     return found
 
 
@@ -368,7 +382,7 @@ def _request(asked: SlurmLaunch, one: Submission, code: Path, dependency: str | 
         cpus=res["cpus"],
         gpus=res["gpus"],
         gpu_type=cluster.gpu_type,
-        tasks=len(one.cells) if one.kind == "cells" else None,
+        tasks=len(one.tasks) if one.kind == "cells" else None,
         parallelism=cluster.parallelism,
         signal_seconds=cluster.signal_seconds,
         dependency=dependency,
