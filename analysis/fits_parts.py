@@ -143,7 +143,7 @@ class Approach3:
     parameters: dict[str, float]
     ci: dict[str, Pair]
     starts: dict[str, float]
-    resample: str  # what was drawn: size or rows
+    resample: str  # what was drawn: size, trunk or rows
     clusters: int
     draws: int
     draws_converged: float  # share

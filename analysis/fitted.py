@@ -35,7 +35,7 @@ class Fitted:
     fit: LawFit
     draws: NDArray  # (draws, p) public parameters, NaN where a draw could not be fitted
     axis: FlopAxis
-    clusters: int  # things that were drawn: model sizes, or rows
+    clusters: int  # things that were drawn: model sizes, trunks or rows
     level: float
     converged: float = np.nan  # share of the draws that reached their minimum
 
@@ -102,10 +102,20 @@ def widened(draws: NDArray, estimate: NDArray | float, clusters: int, level: flo
     return estimate + factor * (draws - estimate)
 
 
+def drawn_by(points: Points, by: str) -> str:
+    """Say what is drawn: size, where that is asked for and sizes repeat; else trunk or rows.
+
+    Runs that share a trunk share its noise, and are drawn together also where rows are asked for.
+    """
+    n = len(points)
+    if by == "size" and 3 < len(np.unique(points.size_id)) < n:
+        return "size"  # all runs of a trunk are of one size
+    return "trunk" if points.trunk is not None and len(np.unique(points.trunk)) < n else "rows"
+
+
 def clusters_of(points: Points, by: str) -> NDArray | None:
-    """(n,) cluster ids, or None where rows are drawn: sizes must repeat to be clusters."""
-    sizes = len(np.unique(points.size_id))
-    return points.size_id if by == "size" and 3 < sizes < len(points) else None
+    """(n,) cluster ids, or None where rows are drawn."""
+    return {"size": points.size_id, "trunk": points.trunk, "rows": None}[drawn_by(points, by)]
 
 
 def fit_points(

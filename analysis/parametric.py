@@ -5,7 +5,7 @@ import numpy as np
 from analysis.cross_checks import cross_checks
 from analysis.fit_options import FitOptions
 from analysis.fits_file import UNKNOWN, Approach3, LawRow, Pair
-from analysis.fitted import Fitted, widened
+from analysis.fitted import Fitted, drawn_by, widened
 from analysis.points import Points
 from analysis.resampling import percentile_interval
 
@@ -16,7 +16,6 @@ def approach3(headline: Fitted, points: Points, options: FitOptions) -> Approach
     """Describe the headline fit to these points."""
     fit = headline.fit
     a = headline.exponent()
-    by_size = options.resample == "size" and headline.clusters < fit.n
     return Approach3(
         law=fit.law.name, estimator=fit.estimator,
         delta=fit.delta if fit.estimator == "huber" else None,
@@ -24,7 +23,7 @@ def approach3(headline: Fitted, points: Points, options: FitOptions) -> Approach
         gradient_norm=fit.gradient_norm, status=fit.status, reason=fit.reason, n=fit.n,
         parameters=_parameters(headline), ci=_intervals(headline, a),
         starts={"n": fit.starts_n, "at_optimum": fit.starts_at_optimum},
-        resample="size" if by_size else "rows", clusters=headline.clusters,
+        resample=drawn_by(points, options.resample), clusters=headline.clusters,
         draws=len(headline.draws),
         draws_converged=headline.converged, noise=dict(fit.noise),
         fixed=dict(fit.held),

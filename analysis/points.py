@@ -72,6 +72,7 @@ class Points:
     loss_unit: str = "nats"
     unique_tokens: NDArray | None = None  # (n,) distinct tokens, where the table has them
     weight: NDArray | None = None  # (n,) of rows, mean 1, where the table has loss_sd
+    trunk: NDArray | None = None  # (n,) of str: runs that share a trunk share the value
     other: pd.DataFrame | None = None  # every column of the table, for fit.by
 
     def __post_init__(self) -> None:
@@ -103,6 +104,7 @@ class Points:
             **{k: getattr(self, k)[keep] for k in (*CORE, "budget", "size_id", "row", "name")},
             unique_tokens=None if self.unique_tokens is None else self.unique_tokens[keep],
             weight=None if self.weight is None else self.weight[keep],
+            trunk=None if self.trunk is None else self.trunk[keep],
             other=None if self.other is None else self.other[keep].reset_index(drop=True),
         )
 
@@ -155,6 +157,7 @@ def points_from_frame(
                        for i in frame.index[excluded]),
         unique_tokens=numbers(used, "unique_tokens", source) if "unique_tokens" in used else None,
         weight=None if loss_sd is None else measurement_weights(N, D, loss, loss_sd),
+        trunk=_trunks(used),
         other=used.reset_index(drop=True),
     )  # fmt: skip
     return with_warnings(replace(points, flop_rule="6nd" if points.six_nd else "given"))
@@ -204,7 +207,7 @@ def points_from_records(records: pd.DataFrame, N_convention: str = "flops") -> P
         excluded=tuple(Excluded(r.cell_id, f"{r.status}: {r.reason or 'no reason recorded'}")
                        for r in cells[~usable].itertuples()),
         flop_rule=str(used["flop_rule"].iloc[0]), N_convention=N_convention,
-        unique_tokens=used["unique_tokens"].to_numpy(float), other=used,
+        unique_tokens=used["unique_tokens"].to_numpy(float), trunk=_trunks(used), other=used,
     )  # fmt: skip
     return with_warnings(points)
 
@@ -230,6 +233,14 @@ def _size_ids(frame: pd.DataFrame, N: NDArray) -> NDArray:
     if "size_id" in frame:
         return frame["size_id"].astype(str).to_numpy(object)
     return np.array([f"{n:.5e}" for n in N], dtype=object)
+
+
+def _trunks(frame: pd.DataFrame) -> NDArray | None:
+    """(n,) trunk of each run, one that shares none alone; None where no run names one."""
+    if "trunk" not in frame or frame["trunk"].isna().all():
+        return None
+    own = pd.Series([f"row {i}" for i in range(len(frame))], frame.index)
+    return frame["trunk"].where(frame["trunk"].notna(), own).astype(str).to_numpy(object)
 
 
 def _names(frame: pd.DataFrame, N: NDArray, D: NDArray) -> NDArray:

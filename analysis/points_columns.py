@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from analysis.tables import PointsError
 
 CORE = ("N", "D", "C", "loss")
-OPTIONAL = ("budget", "size_id", "unique_tokens", "N_active", "seed", "loss_sd", "excluded",
+OPTIONAL = ("budget", "size_id", "unique_tokens", "N_active", "seed", "loss_sd", "excluded", "trunk",
             "lr", "batch_tokens", "task_error", "task_loss", "task_accuracy", "granularity",
             "experts", "active_share", "D_F", "D_T")  # fmt: skip
 ROWS_SHOWN = 8

@@ -141,7 +141,7 @@ def _shifted(
 ) -> Iterator[str]:  # fmt: skip
     """Columns of words whose values differ in loss at the same N and D, by Kruskal & Wallis."""
     for column in frame.columns:
-        if not _is_words(frame[column]) or str(column).lower() in RUN_COLUMNS:
+        if not _is_words(frame[column]) or str(column).lower() in (*RUN_COLUMNS, "trunk"):
             continue
         code, values = pd.factorize(frame[column])
         rows = np.bincount(code[code >= 0], minlength=len(values))

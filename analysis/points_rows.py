@@ -18,6 +18,8 @@ def rows_of(points: Points) -> dict[str, list]:
     """Columns of the runs that were fitted, floats in full precision."""
     rows = {name: getattr(points, name).tolist() for name in NUMBERS}
     rows["size_id"] = [str(v) for v in points.size_id]
+    if points.trunk is not None:
+        rows["trunk"] = [str(v) for v in points.trunk]
     for name in OPTIONAL:
         values = getattr(points, name)
         if values is not None:
@@ -38,10 +40,12 @@ def points_of(summary: Mapping[str, Any]) -> Points | None:
         numbers = {name: np.array(rows[name], dtype=float) for name in NUMBERS}
         more = {k: np.array(rows[k], dtype=float) for k in OPTIONAL if rows.get(k) is not None}
         sizes = np.array(rows["size_id"], dtype=object)
+        trunks = np.array(rows["trunk"], dtype=object) if rows.get("trunk") is not None else None
     except (KeyError, TypeError, ValueError):
         raise FitsError("its points.rows can't be read: run isoflop fit again") from None
     n = summary["n"]
-    if any(v.shape != (n,) for v in (*numbers.values(), *more.values(), sizes)):
+    texts = [sizes] if trunks is None else [sizes, trunks]
+    if any(v.shape != (n,) for v in (*numbers.values(), *more.values(), *texts)):
         raise FitsError(f"its points.rows are not the {n} runs of points.n: run isoflop fit again")
     if not all(np.isfinite(v).all() and (v > 0).all() for v in numbers.values()):
         raise FitsError("its points.rows are not all positive numbers: run isoflop fit again")
@@ -50,4 +54,4 @@ def points_of(summary: Mapping[str, Any]) -> Points | None:
         grouping=Grouping(summary["grouping"]), flop_rule=summary["flop_rule"],
         N_convention=summary["N_convention"],
     )  # fmt: skip
-    return replace(points, **more, loss_unit=summary["loss_unit"])
+    return replace(points, **more, trunk=trunks, loss_unit=summary["loss_unit"])

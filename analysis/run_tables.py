@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.report_numbers import count, percent
+from results.store import flops_spent_of
 
 SHORT = 0.1  # hours; where no run is longer, seconds read better
 
@@ -93,7 +94,7 @@ def costs(records: pd.DataFrame, results: pd.DataFrame) -> Costs:
     counts = [k in result for k in zip(timed["cell_id"], timed["attempt"], strict=True)]
     kind = np.where(timed["probe"].notna(), "probes", "cells")
     # What a run that ended early had spent is not recorded; its hours are.
-    flops = timed["flops"].where(timed["status"] == "finished")
+    flops = pd.Series(flops_spent_of(timed), timed.index).where(timed["status"] == "finished")
     table = timed.assign(kind=np.where(counts, kind, "other attempts"), flops=flops)
     by = table.groupby(["budget", "kind"], sort=True)
     summed = by.agg(runs=("kind", "size"), flops=("flops", "sum"), hours=("hours", "sum"),

@@ -42,6 +42,8 @@ class GridConf:
     """Standard deviation of one cell's log loss that a plan assumes; null: the prior's."""
     cells: str | None = None
     """A file of cells, as isoflop design writes it, in place of budgets x sizes."""
+    trunks: bool = False
+    """Whether the cells of a size, batch and seed branch off one trunk, whose steps are trained once."""
 
 
 @dataclass
@@ -99,11 +101,12 @@ class RecipeConf:
     batch_rows: int | None = None
     """fixed: sequences of one optimizer step."""
     schedule: str = "wsd"
-    """wsd (constant, then 1 - sqrt), wsd_linear, cosine, linear or constant; after a warm-up."""
+    """wsd (constant, then 1 - sqrt), wsd_linear, wsd_stepped (a peak that falls by 1/sqrt(2) at each
+    doubling of D/N above 20), cosine, linear or constant; after a warm-up."""
     warmup_share: float | None = None
     """Share of the steps that warm up, at most .1; null: the rule's, else .05."""
     decay_share: float | None = None
-    """wsd, wsd_linear: share of the steps that decay; null: .2."""
+    """wsd, wsd_linear, wsd_stepped: share of the steps that decay; null: .2."""
     lr_floor: float | None = None
     """Learning rate at the end, as a share of the peak; null: the rule's, else 0."""
     beta1: float = 0.9
@@ -238,6 +241,8 @@ class ClusterConf:
     """slurm: longest time limit; a longer cell queues itself again at the limit and goes on."""
     margin: float = 2.0
     """slurm: time limit / predicted time; 1.5 at least once cells were measured."""
+    pack: int | None = None
+    """slurm: cells that one job trains at once, from a queue of an hour or so; null: a job a cell."""
     parallelism: int | None = None
     """slurm: tasks of one array that run at once; null: no limit."""
     max_requeues: int = 20

@@ -38,6 +38,15 @@ class Bounds:
         return max(self.matmul, self.memory, self.launch)
 
     @property
+    def at_once(self) -> float:
+        """Cells of this size that could train at once before memory or matmuls set the pace.
+
+        Each launches its own kernels, so with k of them on the board a step of all takes
+        max(launch, k x matmul, k x memory); 1 where launches do not bound even one.
+        """
+        return max(1.0, self.launch / max(self.matmul, self.memory))
+
+    @property
     def by(self) -> str:
         """What bounds the step: matmul, memory or launch."""
         times = {"matmul": self.matmul, "memory": self.memory, "launch": self.launch}

@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from results.record import (
     READABLE,
@@ -108,6 +109,18 @@ def results_of(records: pd.DataFrame) -> pd.DataFrame:
     order.loc[~finished, "_rank"] = -attempt[~finished]
     order = order.sort_values(["cell_id", "_class", "_rank"])
     return order.drop_duplicates("cell_id").drop(columns=["_class", "_rank"]).reset_index(drop=True)
+
+
+def shared_steps_of(records: pd.DataFrame) -> NDArray:
+    """Count steps of each attempt that another one took for it, (n,); 0 where it took them all."""
+    return records["shared_steps"].astype(float).fillna(0).to_numpy(int)
+
+
+def flops_spent_of(records: pd.DataFrame) -> NDArray:
+    """FLOPs of each attempt that ran to its end, (n,): its path but for steps another took for it."""
+    return records["flops"].to_numpy() * (
+        1 - shared_steps_of(records) / records["steps"].to_numpy()
+    )
 
 
 def rerun_spread(records: pd.DataFrame) -> pd.DataFrame:

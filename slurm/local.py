@@ -100,32 +100,56 @@ def map_on_workers(
     commands: Sequence[WorkerCommand],
     on_event: Callable[[Event], None],
     *,
+    after: Mapping[str, str] | None = None,
+    should_stop: Callable[[], bool] | None = None,
     deaths_allowed: int = 2,
     grace_seconds: float = 30.0,
 ) -> None:
     """Give every item, in order, to the next free worker; returns when all are done.
 
+    `after` names of an item another one that must have ended first, however it ended.
+
     A worker that dies is replaced and its item tried again, until it has killed `deaths_allowed`
     workers. One that dies before it was ready says nothing about its item, which goes back; a
     command that fails so `deaths_allowed` times in a row is given up, and so is one whose device
-    failed as often, in whatever item. On KeyboardInterrupt workers are told to stop and get `grace_seconds` to save.
+    failed as often, in whatever item. On KeyboardInterrupt, and when `should_stop` says so twice a
+    second, workers are told to stop and get `grace_seconds` to save.
 
     Raises:
         WorkerRefused: a worker did.
         NoWorker: every command was given up, with items left.
     """
-    waiting, deaths = deque(items), {}
+    waiting, deaths = _Waiting(items, after or {}), {}
+    free: list[_Worker | WorkerCommand] = []  # have nothing to do until an item has ended
     false_starts: dict[int, int] = {}  # in a row, by command
     device_failures: dict[int, int] = {}  # by command
     selector = selectors.DefaultSelector()
     workers: list[_Worker] = []
 
     def start(command: WorkerCommand) -> None:
-        if waiting:
+        item = waiting.take()
+        if item is not None:
             worker = _Worker(command)
             workers.append(worker)
             selector.register(worker.stdout, selectors.EVENT_READ, worker)
-            worker.give(waiting.popleft())
+            worker.give(item)
+        elif waiting:
+            free.append(command)
+
+    def give_next(worker: _Worker) -> None:
+        item = waiting.take()
+        if item is not None:
+            worker.give(item)
+        elif waiting:
+            free.append(worker)
+        else:
+            worker.stop()
+
+    def wake() -> None:
+        """Have those who have nothing to do look again."""
+        again, free[:] = list(free), []
+        for one in again:
+            give_next(one) if isinstance(one, _Worker) else start(one)
 
     def handle(worker: _Worker) -> None:
         try:
@@ -144,8 +168,11 @@ def map_on_workers(
             if worker.item is not None and message.get("free"):
                 worker.item = None
                 if event.kind == "held":
-                    waiting.append(event.item)
-                worker.give(waiting.popleft()) if waiting else worker.stop()
+                    waiting.put_last(event.item)
+                else:
+                    waiting.end(event.item)
+                    wake()
+                give_next(worker)
 
     def _bury(worker: _Worker) -> None:
         selector.unregister(worker.stdout)
@@ -154,13 +181,19 @@ def map_on_workers(
         if not worker.ready:
             _forget_start(worker)
             return
+        if worker in free:
+            free.remove(worker)
+            start(worker.command)
         if worker.item is None:
             return
         deaths[worker.item] = deaths.get(worker.item, 0) + 1
         again = deaths[worker.item] < deaths_allowed
         on_event(Event("died", worker.item, {"how": _how(code), "again": again}))
         if again:
-            waiting.appendleft(worker.item)
+            waiting.put_first(worker.item)
+        else:
+            waiting.end(worker.item)
+        wake()
         if code == BAD_DEVICE:
             key = id(worker.command)
             device_failures[key] = device_failures.get(key, 0) + 1
@@ -171,9 +204,10 @@ def map_on_workers(
         start(worker.command)
 
     def _forget_start(worker: _Worker) -> None:
-        waiting.appendleft(worker.item)
+        waiting.put_first(worker.item)
         key = id(worker.command)
         false_starts[key] = false_starts.get(key, 0) + 1
+        wake()
         if false_starts[key] < deaths_allowed:
             start(worker.command)
         elif not workers:
@@ -182,12 +216,40 @@ def map_on_workers(
     try:
         for command in commands:
             start(command)
-        while workers:
-            for key, _ in selector.select():
+        while workers and not (should_stop and should_stop()):
+            for key, _ in selector.select(0.5 if should_stop else None):
                 handle(key.data)
     finally:
         _stop_all(workers, grace_seconds)
         selector.close()
+
+
+class _Waiting:
+    """Items that nobody has in hand, in order; some may have to wait for another one to end."""
+
+    def __init__(self, items: Iterable[str], after: Mapping[str, str]) -> None:
+        self._items = deque(items)
+        there = set(self._items)
+        self._after = {i: other for i, other in after.items() if {i, other} <= there}
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    def take(self) -> str | None:
+        """First item that waits for no other; None where there is none."""
+        ready = next((i for i in self._items if i not in self._after), None)
+        if ready is not None:
+            self._items.remove(ready)
+        return ready
+
+    def put_first(self, item: str) -> None:
+        self._items.appendleft(item)
+
+    def put_last(self, item: str) -> None:
+        self._items.append(item)
+
+    def end(self, item: str) -> None:
+        self._after = {i: other for i, other in self._after.items() if other != item}
 
 
 def _how(code: int) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from models.flops import FlopRule, flops_per_token
 from results.provenance import now
@@ -37,6 +38,7 @@ from sweep.ranks import Job, lead
 from sweep.resume import drop_curve_after, resume
 from sweep.settings import RunSettings
 from sweep.train import Diverged, Trainer, train
+from sweep.trunk_store import drop_before, save_branching
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,8 @@ def run_attempt(
     run.status.say(record.status, run.measured.steps_done, record.reason, notes)
     if RecordStatus(record.status).terminal:
         checkpoint.drop(attempt.checkpoint, settings.keep_checkpoints)
+        if settings.keep_checkpoints == "none":
+            drop_before(folder, attempt.cell, _warn)
         if run.resumed_from is not None:
             theirs = attempt.path.parent / str(run.resumed_from)
             checkpoint.drop(theirs / "checkpoint" / "state.pt", "none")
@@ -196,8 +200,11 @@ class _Run:
 
     def _resume(self) -> Path | None:
         self.saved_step = 0
-        found = resume(self.trainer, self.attempt, self.folder, _warn)
-        if found is not None:
+        found = resume(self.trainer, self.attempt, self.folder, self.data.sha256, _warn)
+        if found is not None and found.of_trunk:
+            self.measured.branch_off(found.measured)
+            self.saved_step = self.trainer.step
+        elif found is not None:
             self.measured.restore(found.measured)
             self.saved_step, self.resumed_from = self.trainer.step, found.attempt
         drop_curve_after(self.attempt.curve, self.saved_step)
@@ -220,6 +227,8 @@ class _Run:
                 self._save()
                 self.measured.peak_memory_bytes = self.device.peak_memory_bytes()
                 raise Hopeless(why, step)
+        if cell.on_trunk and step == cell.branch_step:
+            self._keep_branching()
         if self._is_time_to_save(step) or self.should_save():
             self._save()
         if time.perf_counter() - self.told > 0.5:
@@ -254,12 +263,21 @@ class _Run:
         with self.attempt.curve.open("a") as f:
             f.write(json.dumps(row) + "\n")
 
+    def _keep_branching(self) -> None:
+        """Leave the state at which this cell leaves its trunk to longer ones."""
+        attempt = self.attempt
+        save_branching(
+            self.folder, attempt.cell, self._state(), attempt.curve, self.data.sha256, attempt.lease
+        )
+
+    def _state(self) -> dict[str, Any]:
+        return {"trainer": self.trainer.state(), "measured": self.measured.state()}
+
     def _save(self) -> None:
         if self.saved_step == self.trainer.step:
             return
         self._pass_time()
-        state = {"trainer": self.trainer.state(), "measured": self.measured.state()}
-        checkpoint.save(state, self.attempt.checkpoint, self.attempt.lease)
+        checkpoint.save(self._state(), self.attempt.checkpoint, self.attempt.lease)
         self.saved_step = self.trainer.step
         self.status.say("running", self.trainer.step)
 

@@ -30,7 +30,9 @@ def bounds_of(cells: Sequence[Cell], hardware: HardwareSettings) -> list[dict[st
                 "flops": tokens * flops_per_token(cfg, FlopRule.PALM),
                 "bytes": fixed + tokens * each,
                 "kernels": kernels(cfg, half, compiled),
-                "boards": [{**asdict(b), "floor": b.floor, "by": b.by} for b in found],
+                "boards": [
+                    {**asdict(b), "floor": b.floor, "by": b.by, "at_once": b.at_once} for b in found
+                ],
             }
         )
     return rows
@@ -68,7 +70,8 @@ def print_bounds(cells: Sequence[Cell], hardware: HardwareSettings, console: Con
     console.print(table)
     console.print(
         "\nlaunch < 66k: launching kernels sets the pace below 66k tokens a step; raise the batch or "
-        "train several cells on one board.",
+        "train several cells on one board. x5: five at once would fill it (launch time over that of "
+        "memory or matmuls, whichever is more).",
     )
     for i, board in enumerate(SHOWN):
         console.print(
@@ -81,7 +84,7 @@ def _in_words(board: dict[str, Any]) -> str:
     floor = f"{1e3 * board['floor']:.3g} ms, "
     if board["by"] != "launch":
         return floor + board["by"]
-    return floor + f"launch < {si(board['free_tokens'])}"
+    return floor + f"launch < {si(board['free_tokens'])}, x{board['at_once']:.3g}"
 
 
 def _where_it_turns(of_board: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> str:

@@ -56,6 +56,11 @@ def _cancel_cell(status: Status, cell_id: str, console: Console) -> int:
     state = next(c for c in status.cells if c.cell_id == cell_id)
     if facts.job is not None and facts.job.active:
         name = job_name_of(facts.job)
+        if facts.shares_job:
+            raise UsageError(
+                f"{cell_id} shares job {name} with other cells, and would be stopped with them: "
+                f"all of them with scancel {name}, the whole sweep without cell="
+            )
         _scancel([name])
         console.print(f"Cancelled job {name} of {cell_id}")
         return 0

@@ -70,6 +70,7 @@ class CellFacts:
     job: JobState | None = None  # of that submission, else of an earlier one that is active
     asked: bool = True  # whether SLURM could be asked
     canary: str | None = None  # what the canary that the cell waited for found wrong
+    shares_job: bool = False  # with other cells, which its job may train before this one
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,9 @@ def _in_queue(
         return State.QUEUED, explain_wait(job, commands)
     last = _last(facts)
     age = _age(last, now)
-    fresh = age is not None and (job.start is None or now - age >= job.start - 1)
+    if facts.shares_job and not _of_this_start(age, job, now):
+        return State.QUEUED, None  # other cells of the job are before it
+    fresh = _of_this_start(age, job, now)
     quiet = age if fresh else (job.elapsed if job.elapsed is not None else 0.0)
     if quiet <= (SILENT_SECONDS if fresh else _START_SECONDS):
         return State.RUNNING, None
@@ -166,6 +169,11 @@ def _in_queue(
         "or filesystem does",
         f"scontrol requeue {job_name_of(job)}",
     )
+
+
+def _of_this_start(age: float | None, job: JobState, now: float) -> bool:
+    """Whether a status so many seconds old was written since the job started."""
+    return age is not None and (job.start is None or now - age >= job.start - 1)
 
 
 def _without_record(

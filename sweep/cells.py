@@ -45,6 +45,7 @@ def cell_to_row(cell: Cell) -> dict[str, Any]:
         "seed": cell.seed,
         "probe": None if cell.probe is None else str(cell.probe),
         "probe_of": cell.probe_of,
+        "trunk": cell.trunk,
         "data": cell.data.name,
         "data_revision": cell.data.revision,
         "tokenizer": cell.data.tokenizer,
@@ -83,7 +84,9 @@ def _rebuild(row: Mapping[str, Any]) -> Cell:
         grad_clip=float(row["grad_clip"]),
         batch_tokens_asked=_batch_tokens_asked(row),
         timescale=_number_or_none(row.get("timescale")),
-    )
+        period_steps=None if (period := _number_or_none(row.get("period_steps"))) is None
+        else int(period),
+    )  # fmt: skip
     probe = row.get("probe")  # absent from rows of an earlier day; NaN where pandas read null
     is_probe = isinstance(probe, str)
     return Cell(
@@ -95,6 +98,7 @@ def _rebuild(row: Mapping[str, Any]) -> Cell:
         seed=int(row["seed"]),
         probe=Probe(probe) if is_probe else None,
         probe_of=str(row["probe_of"]) if is_probe else None,
+        on_trunk=isinstance(row.get("trunk"), str),
         data=DataRef(
             name=str(row["data"]),
             revision=str(row["data_revision"]),

@@ -15,7 +15,7 @@ from models.config import GPTConfig
 from models.flops import FlopRule
 from results.record import Probe
 from sweep.errors import nearest
-from sweep.grid import Cell, DataRef, Grid, GridSettings, make_cell, why_off_budget
+from sweep.grid import Cell, DataRef, Grid, GridSettings, make_cell, why_unfit
 from sweep.probes import probe_of_kind
 from sweep.recipe import RecipeSettings
 
@@ -85,10 +85,10 @@ def _build(path: Path, index: int, entry: Any, inputs: GridInputs) -> Cell:
     cfg, rule = _size(where, entry["size"], inputs.ladder), FlopRule(settings.flop_rule)
     kind = _probe(where, entry.get("probe"))
     own = settings.seeds[0] if kind is Probe.SEED else seed
-    cell = make_cell(float(budget), rule, cfg, recipe, inputs.data, own)
+    cell = make_cell(float(budget), rule, cfg, recipe, inputs.data, own, settings.trunks)
     if kind is not None:
         cell = probe_of_kind(cell, recipe, kind, seed)
-    if reason := why_off_budget(cell, settings.tolerance):
+    if reason := why_unfit(cell, settings.tolerance):
         raise ValueError(f"{where}, {cfg.size_id}: {reason}")
     if entry.get("id", cell.id) != cell.id:
         raise ValueError(

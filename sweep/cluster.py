@@ -39,6 +39,7 @@ class ClusterSettings:
     gpu_type: str | None
     cpus: int | None
     memory_gb: float | None
+    pack: int | None
     max_hours: float
     margin: float
     parallelism: int | None
@@ -65,7 +66,7 @@ class ClusterSettings:
                 "it may be apptainer or pyxis"
             )
         for key, low in (("workers", 1), ("nodes", 1), ("gpus", 0), ("cpus", 1),
-                         ("parallelism", 1), ("max_requeues", 0), ("signal_seconds", 10)):  # fmt: skip
+                         ("pack", 1), ("parallelism", 1), ("max_requeues", 0), ("signal_seconds", 10)):  # fmt: skip
             value = getattr(self, key)
             if value is not None and value < low:
                 raise ValueError(f"cluster.{key}={value} must be at least {low}")

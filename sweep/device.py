@@ -154,6 +154,12 @@ def open_device(
     )
 
 
+def share_memory(device: Device, processes: int) -> None:
+    """Keep this process to its share of a GPU that several use; a CPU's memory is not shared out."""
+    if processes > 1 and device.device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(1 / processes, device.device)
+
+
 def _choose_algorithms(deterministic: bool, compiles: bool) -> None:
     """Allow only algorithms that give the same bits again, or all.
 

@@ -14,6 +14,7 @@ from conf.schema import AppConf
 from sweep.errors import UsageError
 from sweep.grid import DEFAULT_WINDOW, DESIGNS, Cell, isoflop_grid, window_of
 from sweep.resolve import Resolved, fitting_on_a_device
+from sweep.trunks import spent_flops
 
 LEVEL = 0.9  # of the intervals whose coverage is predicted
 
@@ -42,19 +43,21 @@ def outlooks(resolved: Resolved, app: AppConf) -> tuple[float, list[Outlook]]:
     """
     settings, cells = resolved.inputs.settings, resolved.grid.cells
     target = target_of_plan(app, cells)
-    price = sum(c.flops for c in cells)
+    price = spent_flops(cells)
     rows = [_outlook("this grid", cells, 1.0, settings.prior, target)]
     others: dict[str, dict[str, Any]] = {}
     for design in DESIGNS:
         if design != settings.design:
             others[f"{design}, equal price"] = {"design": design}
+    if settings.trunks:
+        others["separate runs, equal price"] = {"trunks": False}
     if _widest(resolved) > DEFAULT_WINDOW * (1 + 1e-9):
         others[f"window {DEFAULT_WINDOW:g}, equal price"] = {"window": DEFAULT_WINDOW}
     for name, changes in others.items():
         inputs = replace(resolved.inputs, settings=replace(settings, **changes))
         other = fitting_on_a_device(isoflop_grid(*inputs), app.hardware).cells
         if other:
-            scale = price / sum(c.flops for c in other)
+            scale = price / spent_flops(other)
             rows.append(_outlook(name, other, scale, settings.prior, target))
     return target, rows
 
@@ -130,7 +133,7 @@ def _outlook(
     gradients = form.gradients_at_optimum(target)
     found = {q: expected(form, told, prior.law, gradients[q], LEVEL) for q in QUANTITIES}
     return Outlook(
-        name, len(cells), float(C.sum()) * scale, scale,
+        name, len(cells), spent_flops(cells) * scale, scale,
         {q: e.sd for q, e in found.items()}, {q: e.coverage for q, e in found.items()},
     )  # fmt: skip
 

@@ -208,6 +208,9 @@ def _clash(planned: Sequence[PlannedCell], old: Sequence[PlannedCell]) -> str | 
         if p.cell.recipe.timescale is not None:
             by_rule = (*by_rule, "weight_decay")
         shared = [k for k in _SHARED if k not in by_rule]
+        if (row["trunk"] is None) != (rows[0]["trunk"] is None):
+            had = str(rows[0]["trunk"] is not None).lower()
+            return f"grid.trunks={had}, not {str(row['trunk'] is not None).lower()}"
         theirs = at_point.get(_point(row), {})
         compared = [(rows[0], shared), (theirs, [k for k in theirs if k != "cell_id"])]
         for other, keys in compared:  # what was set first, what follows from it after

@@ -1,7 +1,7 @@
 """What a submission froze, read back by its jobs: one cell, and how and on what it is trained."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,8 @@ class Frozen:
     run: RunSettings
     max_requeues: int
     retries: int
-    anew: Mapping[str, int] = field(
-        default_factory=dict
-    )  # as results.store.terminal_cells takes it
+    # as results.store.terminal_cells takes it
+    anew: Mapping[str, int] = field(default_factory=dict)
     stop: StopRule | None = None
 
     def of_cells(self, cell_ids: Collection[str]) -> "Frozen":
@@ -68,22 +67,26 @@ def open_submission(path: Path) -> tuple[SweepFolder, Submission, Frozen]:
     return SweepFolder(sweep.parent, sweep.name), submission, Frozen.from_dict(submission.settings)
 
 
-def own_cell(folder: SweepFolder, submission: Submission) -> PlannedCell:
-    """Return the cell of this task of the array.
+def own_cells(folder: SweepFolder, submission: Submission) -> list[PlannedCell]:
+    """Return the cells of this task of the array, in the order in which they are begun.
 
     Raises:
         UsageError: the plan has no such cell.
     """
-    return planned_cell(folder, submission.cell_of(int(os.environ["SLURM_ARRAY_TASK_ID"])))
+    return planned_cells(folder, submission.tasks[int(os.environ["SLURM_ARRAY_TASK_ID"])])
 
 
-def planned_cell(folder: SweepFolder, cell_id: str) -> PlannedCell:
-    """Read one cell of the frozen plan.
+def planned_cells(folder: SweepFolder, cell_ids: Sequence[str]) -> list[PlannedCell]:
+    """Read some cells of the frozen plan.
 
     Raises:
         UsageError: the plan has no such cell.
     """
-    rows = pq.read_table(folder.plan, filters=[("cell_id", "=", cell_id)]).to_pylist()
-    if not rows:
-        raise UsageError(f"{cell_id} is not in {folder.plan}")
-    return PlannedCell(cell_from_row(rows[0]), DataSettings.from_columns(rows[0]))
+    rows = pq.read_table(folder.plan, filters=[("cell_id", "in", list(cell_ids))]).to_pylist()
+    found = {
+        r["cell_id"]: PlannedCell(cell_from_row(r), DataSettings.from_columns(r)) for r in rows
+    }
+    for cell_id in cell_ids:
+        if cell_id not in found:
+            raise UsageError(f"{cell_id} is not in {folder.plan}")
+    return [found[cell_id] for cell_id in cell_ids]

@@ -14,8 +14,9 @@ from analysis.design_prior import Prior
 from models.config import GPTConfig
 from models.flops import FlopRule, N_flops, count_params, flops_per_token
 from results.record import Probe
-from sweep.recipe import Recipe, RecipeSettings, choose, make_recipe, outside_regime
+from sweep.recipe import Recipe, RecipeSettings, make_recipe, outside_regime
 from sweep.recipe_regime import Target
+from sweep.trunk_recipe import cell_choice
 
 DESIGNS = ("uniform", "tapered")
 LEAST_SIZES = 4  # of a budget: fewer have no minimum to look at
@@ -46,6 +47,7 @@ class Cell:
     data: DataRef
     probe: Probe | None = None  # how it differs from probe_of
     probe_of: str | None = None  # id of the cell whose recipe it tests
+    on_trunk: bool = False  # branches off a trunk that cells of other budgets share
 
     @property
     def batch_tokens(self) -> int:
@@ -75,11 +77,24 @@ class Cell:
     @property
     def id(self) -> str:
         """Readable prefix for people, content hash for machines: changes iff what is asked does."""
-        content = json.dumps(_content(self), sort_keys=True)
-        digest = hashlib.blake2s(content.encode(), digest_size=4).hexdigest()
+        digest = _digest(_content(self))
         budget = f"{self.budget:.3g}".replace("e+", "e")
         probe = f"-{self.probe}" if self.probe else ""
         return f"c{budget}-n{si(self.N)}-s{self.seed}{probe}-{digest}"
+
+    @property
+    def branch_step(self) -> int:
+        """Steps before the final decay: there a cell on a trunk leaves it."""
+        return self.steps - self.recipe.decay_steps
+
+    @property
+    def trunk(self) -> str | None:
+        """Id of the trunk, the same for all cells that share their steps before the decay."""
+        if not self.on_trunk:
+            return None
+        shared = _content(replace(self, probe=None, probe_of=None))
+        del shared["budget"], shared["steps"], shared["recipe"]["decay_steps"]
+        return f"n{si(self.N)}-s{self.seed}-{_digest(shared)}"
 
 
 @dataclass(frozen=True)
@@ -128,6 +143,7 @@ class GridSettings:
     design: str = "uniform"
     taper: tuple[int, ...] = (15, 4)
     prior: Prior | None = None
+    trunks: bool = False
 
     def __post_init__(self) -> None:
         self._check_design()
@@ -196,7 +212,9 @@ def isoflop_grid(
         for N, cfg in sizes:
             reason = _outside(N, *window)
             if reason is None:
-                cell = make_cell(budget, rule, cfg, recipe, data, settings.seeds[0])
+                cell = make_cell(
+                    budget, rule, cfg, recipe, data, settings.seeds[0], settings.trunks
+                )
                 reason = _reason_to_skip(cell, N, settings)
             if reason:
                 skipped.append(Skip(budget, cfg.size_id, N, reason))
@@ -269,15 +287,24 @@ def make_cell(
     recipe: RecipeSettings,
     data: DataRef,
     seed: int,
+    on_trunk: bool,
 ) -> Cell:
-    """Return the cell of one budget and size; D is the budget's, in whole steps."""
-    choice = choose(recipe, target_of(budget, rule, cfg))
+    """Return the cell of one budget and size; D is the budget's, in whole steps.
+
+    Raises:
+        ValueError: it is to branch off a trunk, and the recipe differs from budget to budget.
+    """
+    choice = cell_choice(recipe, target_of(budget, rule, cfg), on_trunk)
     rows, T = choice.rows(cfg.seq_len), cfg.seq_len
     steps = max(1, round(budget / (rows * T * flops_per_token(cfg, rule))))
-    numbers = make_recipe(recipe, choice, steps=steps, batch_rows=rows, seq_len=T)
-    return Cell(
-        budget=budget, flop_rule=rule, model=cfg, recipe=numbers, steps=steps, seed=seed, data=data
+    N = N_flops(cfg, rule)
+    numbers = make_recipe(
+        recipe, choice, steps=steps, batch_rows=rows, seq_len=T, N=N, on_trunk=on_trunk
     )
+    return Cell(
+        budget=budget, flop_rule=rule, model=cfg, recipe=numbers, steps=steps, seed=seed, data=data,
+        on_trunk=on_trunk,
+    )  # fmt: skip
 
 
 def _outside(N: float, centre: float, width: float) -> str | None:
@@ -291,13 +318,17 @@ def _reason_to_skip(cell: Cell, N: float, settings: GridSettings) -> str | None:
     ratio = cell.tokens / N
     if not low <= ratio <= high:
         return f"D/N={ratio:.3g} outside {low:g}..{high:g}"
-    return why_off_budget(cell, settings.tolerance)
+    return why_unfit(cell, settings.tolerance)
 
 
-def why_off_budget(cell: Cell, tolerance: float) -> str | None:
-    """Say by how much whole steps miss the budget, or None where they don't."""
-    miss = cell.flops / cell.budget - 1
-    return f"{cell.steps} whole steps miss C by {miss:+.1%}" if abs(miss) > tolerance else None
+def why_unfit(cell: Cell, tolerance: float) -> str | None:
+    """Say why a cell can't stand in a grid: whole steps miss the budget, or a trunk warms up late."""
+    miss, warmup = cell.flops / cell.budget - 1, cell.recipe.warmup_steps
+    if abs(miss) > tolerance:
+        return f"{cell.steps} whole steps miss C by {miss:+.1%}"
+    if warmup > max(1, cell.steps // 10):
+        return f"its trunk's warm-up of {warmup} steps is more than a tenth of its {cell.steps}"
+    return None
 
 
 def params_of(cell: Cell) -> dict[str, float]:
@@ -320,6 +351,11 @@ def flops_of(cell: Cell) -> dict[str, float]:
 def cell_to_dict(cell: Cell) -> dict:
     """Return plain values, for a frozen plan or config file."""
     return asdict(cell)
+
+
+def _digest(content: object) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.blake2s(text.encode(), digest_size=4).hexdigest()
 
 
 def _content(value: object) -> object:

@@ -47,9 +47,10 @@ def cells_in_queue(ledger: Sequence[Submission], queue: dict[Key, JobState]) -> 
     """Cells that wait or run, each with its job and index."""
     jobs = {s.job_id: s for s in ledger if s.kind == "cells" and s.job_id is not None}
     return {
-        jobs[job].cell_of(index): (job, index)
+        cell: (job, index)
         for (job, index), state in queue.items()
         if job in jobs and index is not None and state.active
+        for cell in jobs[job].tasks[index]
     }
 
 

@@ -1,6 +1,7 @@
 """One task of an array: `python -P -m sweep.job SUBMISSION.json`, inside the code snapshot.
 
-It leaves at once when its cell is done or somebody else is at it. It goes on from the cell's last
+Several cells are handed to worker processes (sweep/pack_job.py); what follows is of a single one. It
+leaves at once when its cell is done or somebody else is at it. It goes on from the cell's last
 checkpoint, saves when SLURM tells it to, and tries again what may pass. Exit status: 0 the cell is
 done, or will be by another; 3 it failed, and status.json says why; any other: it was lost.
 """
@@ -14,21 +15,14 @@ from pathlib import Path
 
 from results.record import Record, RecordStatus
 from slurm.lease import Holder, LeaseLost, Watch
-from slurm.preempt import (
-    Answer,
-    Notice,
-    answer,
-    exclude_nodes,
-    ignore_signals,
-    job_facts,
-    requeue,
-    scontrol_is_here,
-)
-from slurm.submit import SAID_WHY, wish
+from slurm.preempt import Notice, exclude_nodes, ignore_signals
+from slurm.submit import SAID_WHY
 from sweep.claim import Attempt, StatusFile, claim_for_launch, read_status
 from sweep.errors import UsageError
 from sweep.folder import PlannedCell, SweepFolder
-from sweep.frozen import Frozen, open_submission, own_cell
+from sweep.frozen import Frozen, open_submission, own_cells
+from sweep.job_log import say
+from sweep.leaving import queue_again, should_leave
 from sweep.past import failure_unrecorded, failures_here, rows_to_try
 from sweep.stop_rule import why_end
 
@@ -42,7 +36,12 @@ def main() -> int:
     notice.install() if rank == 0 else ignore_signals()
     try:
         folder, submission, frozen = open_submission(Path(sys.argv[1]))
-        planned = own_cell(folder, submission)
+        planned, *others = own_cells(folder, submission)
+        at_once = submission.settings.get("at_once")
+        if at_once is not None:
+            from sweep.pack_job import PackJob
+
+            return PackJob(folder, [planned, *others], frozen, at_once, notice).run()
         if rank > 0:
             _follow(folder, planned, frozen, rank)
         return _Task(folder, planned, frozen, notice).run()
@@ -57,7 +56,6 @@ class _Task:
     ) -> None:
         self.folder, self.planned, self.frozen, self.notice = folder, planned, frozen, notice
         self.job_id = os.environ["SLURM_JOB_ID"]
-        self.restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
     def run(self) -> int:
         """Claim the cell, if it is ours to train, and train it."""
@@ -83,15 +81,7 @@ class _Task:
                 return 1
 
     def _queue_again(self) -> bool:
-        """Have the job queued again; where SLURM can't be asked, the batch file does it."""
-        if scontrol_is_here():
-            return requeue(self.job_id)
-        try:
-            wish(self.folder.path / "logs", self.job_id).touch()
-        except OSError as e:  # a full disk
-            say(f"can't have the job queued again ({e})")
-            return False
-        return True
+        return queue_again(self.folder.path / "logs", self.job_id)
 
     def _claim(self) -> Attempt | Holder | str:
         """Take the cell; wait as long as it takes to know whether who holds it is alive."""
@@ -166,14 +156,7 @@ class _Task:
         name = self.notice.take()
         if name is None:
             return False
-        most = self.frozen.max_requeues
-        if not scontrol_is_here():  # the batch file asks, when this process has left
-            say(f"{name}: saved; there is no scontrol here")
-            return self.restarts < most
-        facts = job_facts(self.job_id)
-        decided = answer(name, facts, self.restarts, most)
-        say(f"{name}: saved; SLURM says {facts}; {decided}")
-        return decided is Answer.REQUEUE
+        return should_leave(name, self.job_id, self.frozen.max_requeues)
 
     def _after(self, record: Record) -> int:
         """Say how it ended; try again what may pass."""
@@ -240,11 +223,6 @@ def open_device_here(folder: SweepFolder, frozen: Frozen, ranks_here: int | None
         )
     except ValueError as e:
         raise UsageError(str(e)) from None
-
-
-def say(text: str) -> None:
-    """Put a line into the job's log, with the time."""
-    print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}", flush=True)
 
 
 if __name__ == "__main__":

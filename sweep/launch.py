@@ -6,11 +6,8 @@ trained by whoever holds its lease, and the others wait for its record.
 
 import os
 import shlex
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 from rich.console import Console
 
@@ -27,13 +24,15 @@ from sweep.launch_lease import launch_lease
 from sweep.launch_price import check_price
 from sweep.launch_words import keep_words
 from sweep.live import AS_ASKED, LaunchTable
-from sweep.local_launches import announced, launches_here
+from sweep.local_launches import announced
 from sweep.plan import duration
 from sweep.predict import predict_cost
 from sweep.resolve import Resolved
 from sweep.settings import HardwareSettings, RunSettings
 from sweep.stop_law import freeze_rule
 from sweep.tried import choose_cells
+from sweep.trunks import before_it, chains, shared_steps
+from sweep.workers import Attempts, cores_here, worker_commands
 
 
 def launch(
@@ -57,7 +56,7 @@ def launch(
     whole = join_plan(folder, resolved.planned)
     done = _done(folder, whole)
     chosen = choose_cells(folder, how.only, whole, done)
-    todo, done = _longest_first(resolved, chosen.cells), _others(done, chosen.anew)
+    todo, done = _longest_first(resolved, chosen.cells, whole), _others(done, chosen.anew)
     rule = freeze_rule(folder, how, chosen.cells, run.evaluations)
     check_price(todo, hardware.ranks, how.max_gpu_hours)
     code = choose_code(folder, how.code, bool(todo))
@@ -86,25 +85,24 @@ def launch(
         )
         return bad
     _warn_if_few_val_tokens(data, console)
-    slots = _good(slots, folder)[: len(todo)]
-    setup = {
-        "root": str(folder.root.resolve()),
-        "sweep": folder.name,
-        "data": str(shards.resolve()),
-        "node_cache": str(resolved.handling.node_cache or ""),
-        "hardware": asdict(hardware),
-        "run": asdict(run),
-        "retries": how.retries,
-        "anew": dict(chosen.anew),
-        "stop": rule and rule.to_dict(),
-    }
+    after = _trunk_order(todo, whole)
+    slots = _good(slots, folder)[: len(todo) - len(after)]
+    attempts = Attempts(
+        shards.resolve(),
+        resolved.handling.node_cache,
+        hardware,
+        run,
+        how.retries,
+        chosen.anew,
+        rule,
+    )
     console.print(
         f"Training {len(todo)} of {len(plan)} cells of sweep={folder.name}, "
         f"{len(slots)} at once. Ctrl-C stops; the same command goes on."
     )
     with announced(folder):
-        commands = _commands(folder, slots, setup, snapshot, hardware.threads)
-        failed = _train(plan, done, todo, commands, console)
+        commands = worker_commands(folder, attempts, slots, snapshot)
+        failed = _train(plan, done, todo, after, commands, console)
     _end(folder, how)
     return {**bad, **failed}
 
@@ -120,12 +118,13 @@ def _train(
     plan: Sequence[PlannedCell],
     done: dict[str, str],
     todo: dict[str, float],
+    after: dict[str, str],
     commands: Sequence[WorkerCommand],
     console: Console,
 ) -> dict[str, str]:
     with LaunchTable(console, plan, done, todo, len(commands)) as table:
         try:
-            map_on_workers(list(todo), commands, table.on_event)
+            map_on_workers(list(todo), commands, table.on_event, after=after)
         except WorkerRefused as e:
             raise UsageError(str(e)) from None
         except NoWorker as e:
@@ -133,12 +132,32 @@ def _train(
     return table.failures
 
 
-def _longest_first(resolved: Resolved, cells: Sequence[PlannedCell]) -> dict[str, float]:
-    """Predicted seconds by cell, in the order in which they are begun."""
+def _longest_first(
+    resolved: Resolved, cells: Sequence[PlannedCell], whole: Sequence[PlannedCell]
+) -> dict[str, float]:
+    """Predicted seconds by cell, in the order in which they are begun.
+
+    The longest first; of cells that share a trunk, what counts is how long those together take that
+    wait for it.
+    """
+    shared = shared_steps(p.cell for p in whole)
     costs = {
-        p.cell.id: predict_cost(p.cell, resolved.rates, p.data.final_tokens).seconds for p in cells
+        p.cell.id: predict_cost(
+            p.cell, resolved.rates, p.data.final_tokens, shared[p.cell.id]
+        ).seconds
+        for p in cells
     }
-    return dict(sorted(costs.items(), key=lambda cost: -cost[1]))
+    rest = {}
+    for chain in chains(list(costs), before_it(p.cell for p in whole)):
+        for place, cell_id in enumerate(chain):
+            rest[cell_id] = sum(costs[i] for i in chain[place:])
+    return dict(sorted(costs.items(), key=lambda cost: -rest[cost[0]]))
+
+
+def _trunk_order(todo: Iterable[str], whole: Sequence[PlannedCell]) -> dict[str, str]:
+    """Name of each cell that shares a trunk the one that is to be trained before it."""
+    found = chains(list(todo), before_it(p.cell for p in whole))
+    return {later: sooner for chain in found for sooner, later in pairwise(chain)}
 
 
 def _others(done: Mapping[str, str], anew: Mapping[str, int]) -> dict[str, str]:
@@ -181,7 +200,7 @@ def _slots(
         )
     gpus = [] if hardware.device == "cpu" else _gpus(hardware)
     threads = {"OMP_NUM_THREADS": str(hardware.threads), "MKL_NUM_THREADS": str(hardware.threads)}
-    n = workers or max(1, (len(gpus) or len(_cores()) // hardware.threads) // ranks)
+    n = workers or max(1, (len(gpus) or len(cores_here()) // hardware.threads) // ranks)
     if not gpus:
         return [threads] * n
     of_slot = [[gpus[(i * ranks + r) % len(gpus)] for r in range(ranks)] for i in range(n)]
@@ -204,24 +223,6 @@ def _good(slots: list[dict[str, str]], folder: SweepFolder) -> list[dict[str, st
     return good
 
 
-def _has_gpus(slots: Sequence[dict[str, str]]) -> bool:
-    return "CUDA_VISIBLE_DEVICES" in slots[0]
-
-
-def _cores() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):  # a job may be given fewer cores than there are
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def _own_cores(slots: int, threads: int) -> list[list[int]]:
-    """Cores of each slot; none of its own where there are not enough."""
-    cores = _cores()
-    if not hasattr(os, "sched_setaffinity") or slots * threads > len(cores):
-        return [[]] * slots
-    return [cores[i * threads : (i + 1) * threads] for i in range(slots)]
-
-
 def _gpus(hardware: HardwareSettings) -> list[str]:
     """Check what was asked; names of the GPUs here, by which workers see the same as this process.
 
@@ -239,31 +240,6 @@ def _gpus(hardware: HardwareSettings) -> list[str]:
     n = torch.cuda.device_count()
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     return given.split(",")[:n] if given else [str(i) for i in range(n)]
-
-
-def _commands(
-    folder: SweepFolder,
-    slots: Sequence[dict[str, str]],
-    setup: dict[str, Any],
-    code: Path,
-    threads: int,
-) -> list[WorkerCommand]:
-    logs = folder.path / "logs"
-    logs.mkdir(exist_ok=True)
-    path = os.pathsep.join(filter(None, (str(code.resolve()), os.environ.get("PYTHONPATH"))))
-    here = f"{os.uname().nodename}-{os.getpid()}"
-    # Two launches here would choose the same cores: then the machine shares them out.
-    alone = launches_here(folder) <= 1
-    cores = _own_cores(len(slots), threads) if alone and not _has_gpus(slots) else None
-    return [
-        WorkerCommand(
-            argv=[sys.executable, "-P", "-m", "sweep.worker"],
-            setup={**setup, "cores": cores[i] if cores else []},
-            env={**env, "PYTHONPATH": path},
-            log=logs / f"worker-{here}-{i}.log",
-        )
-        for i, env in enumerate(slots)
-    ]
 
 
 def _warn_if_few_val_tokens(data: CellData, console: Console) -> None:

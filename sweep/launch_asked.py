@@ -9,9 +9,11 @@ from results.store import read_records
 from sweep.cluster import ClusterSettings, LaunchSettings
 from sweep.errors import UsageError
 from sweep.folder import PlannedCell, SweepFolder, join_plan
+from sweep.packs import Pack, pack_cells
 from sweep.resolve import Resolved
-from sweep.resources import Sized, measured_factor, size_cells
+from sweep.resources import measured_factor, size_cells
 from sweep.settings import HardwareSettings, RunSettings
+from sweep.trunks import before_it, shared_steps
 
 
 @dataclass(frozen=True)
@@ -40,23 +42,27 @@ class Submitted:
     bad: Mapping[str, str]  # cells whose result is not "finished", and what else went wrong
 
 
-def size_asked(asked: SlurmLaunch, cells: Sequence[PlannedCell]) -> list[Sized]:
-    """Predict cells, and say what to ask of SLURM for each.
+def packs_asked(asked: SlurmLaunch, cells: Sequence[PlannedCell]) -> list[Pack]:
+    """Predict cells, deal them out to tasks, and say what to ask of SLURM for each.
 
     Raises:
-        UsageError: one needs more jobs, one after another, than a job may queue itself again.
+        UsageError: one needs more jobs, one after another, than a job may queue itself again; or
+            what would share a job can't.
     """
-    rates = asked.resolved.rates
-    sized = size_cells(cells, rates, asked.hardware, asked.cluster, measured_of(asked))
-    for cell in sized:
-        if cell.lives - 1 > asked.cluster.max_requeues:
+    rates, factor = asked.resolved.rates, measured_of(asked)
+    whole = {p.cell.id: p.cell for p in join_plan(asked.folder, asked.resolved.planned)}
+    shared = shared_steps(whole.values())
+    sized = size_cells(cells, rates, asked.hardware, asked.cluster, factor, shared)
+    packs = pack_cells(sized, before_it(whole.values()), asked.hardware, asked.cluster, factor)
+    for pack in packs:
+        if pack.lives - 1 > asked.cluster.max_requeues:
             raise UsageError(
-                f"{cell.planned.cell.id} is predicted to need {cell.lives} jobs of "
-                f"{cell.resources.minutes} min one after another, cluster.max_requeues="
-                f"{asked.cluster.max_requeues} allows {asked.cluster.max_requeues + 1}: raise that, "
-                "cluster.max_hours or hardware.ranks"
+                f"{', '.join(pack.ids[:3])} {'is' if len(pack.ids) == 1 else 'are'} predicted to "
+                f"need {pack.lives} jobs of {pack.resources.minutes} min one after another, "
+                f"cluster.max_requeues={asked.cluster.max_requeues} allows "
+                f"{asked.cluster.max_requeues + 1}: raise that, cluster.max_hours or hardware.ranks"
             )
-    return sized
+    return packs
 
 
 def measured_of(asked: SlurmLaunch) -> float | None:

@@ -9,6 +9,7 @@ from slurm.site import Ask, check_ask, read_site
 from sweep.errors import UsageError
 from sweep.launch_asked import SlurmLaunch
 from sweep.launch_price import disk_needed, say_disk
+from sweep.packs import Pack
 from sweep.resources import Sized
 
 
@@ -39,7 +40,7 @@ def check_request(asked: SlurmLaunch) -> None:
         )
 
 
-def check_site(asked: SlurmLaunch, sized: Sequence[Sized]) -> None:
+def check_site(asked: SlurmLaunch, packs: Sequence[Pack]) -> None:
     """Make sure that the site has nodes for what is asked.
 
     Raises:
@@ -47,7 +48,7 @@ def check_site(asked: SlurmLaunch, sized: Sequence[Sized]) -> None:
         NoSlurm: no SLURM here, or it does not answer.
     """
     site = read_site()
-    for res in {s.resources for s in sized}:
+    for res in {p.resources for p in packs}:
         check_ask(
             Ask(
                 partition=asked.cluster.partition,

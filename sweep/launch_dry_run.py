@@ -12,9 +12,9 @@ from sweep.code import choose_code, code_folder
 from sweep.data import find_prepared
 from sweep.folder import SweepFolder, join_plan
 from sweep.in_queue import cells_in_queue, look_at_queue
-from sweep.launch_asked import SlurmLaunch, Submitted, measured_of, size_asked
+from sweep.launch_asked import SlurmLaunch, Submitted, measured_of, packs_asked
 from sweep.launch_checks import check_request, check_site
-from sweep.launch_price import check_price, say_counts, say_sizes, seconds_of
+from sweep.launch_price import check_price, say_counts, say_sizes, seconds_of, tasks_in_words
 from sweep.launch_requests import (
     frozen_settings,
     new_arrays,
@@ -22,7 +22,7 @@ from sweep.launch_requests import (
     new_finish,
     request_of,
 )
-from sweep.resources import Sized
+from sweep.packs import Pack, cells_of
 from sweep.stop_law import freeze_rule
 from sweep.tried import Chosen, choose_cells
 
@@ -40,10 +40,11 @@ def dry_run(asked: SlurmLaunch, console: Console) -> Submitted:
     done = terminal_cells(folder.records, [p.cell.id for p in whole])
     chosen = choose_cells(folder, asked.launch.only, whole, done)
     todo = [p for p in chosen.cells if p.cell.id not in queued]
-    sized = size_asked(asked, todo)
+    packs = packs_asked(asked, todo)
+    sized = cells_of(packs)
     check_price(seconds_of(sized), asked.hardware.ranks, asked.launch.max_gpu_hours)
     with contextlib.suppress(NoSlurm):
-        check_site(asked, sized)
+        check_site(asked, packs)
     say_counts(folder, len(whole), len(done), len(queued), len(todo), console)
     if sized:
         say_sizes(
@@ -54,7 +55,7 @@ def dry_run(asked: SlurmLaunch, console: Console) -> Submitted:
             measured_of(asked),
             console,
         )
-        _print_files(asked, chosen, sized, console)
+        _print_files(asked, chosen, packs, console)
     console.print("\nNothing was written or submitted: launch.dry_run=true.")
     return Submitted(0, (), {})
 
@@ -67,7 +68,7 @@ def _in_queue(folder: SweepFolder) -> Collection[str]:
 
 
 def _print_files(
-    asked: SlurmLaunch, chosen: Chosen, sized: Sequence[Sized], console: Console
+    asked: SlurmLaunch, chosen: Chosen, packs: Sequence[Pack], console: Console
 ) -> None:
     """Print every batch file, in the order in which they would be submitted."""
     folder = asked.folder
@@ -76,9 +77,9 @@ def _print_files(
     shards = shards or folder.data_cache / "not-prepared-yet"
     rule = freeze_rule(folder, asked.launch, chosen.cells, asked.run.evaluations)
     frozen = frozen_settings(asked, shards, chosen.anew, rule)
-    first = [new_canary(asked, sized, code, frozen)] if asked.launch.canary else []
+    first = [new_canary(asked, cells_of(packs), code, frozen)] if asked.launch.canary else []
     last = [] if asked.launch.finish is False else [new_finish(asked, code, frozen)]
     waits = {"cells": "afterok:CANARY" if first else None, "finish": "afterany:ARRAYS"}
-    for one in [*first, *new_arrays(asked, sized, code, frozen), *last]:
-        console.print(f"\n# {one.job_name}" + f", {len(one.cells)} cells" * bool(one.cells))
+    for one in [*first, *new_arrays(asked, packs, code, frozen), *last]:
+        console.print(f"\n# {one.job_name}" + f", {tasks_in_words(one)}" * bool(one.cells))
         console.print(batch_text(request_of(asked, one, code, waits.get(one.kind))))

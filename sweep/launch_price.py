@@ -47,12 +47,13 @@ def seconds_of(sized: Sequence[Sized]) -> dict[str, float]:
 def disk_needed(sized: Sequence[Sized], run: RunSettings) -> float:
     """Bytes of checkpoints at most, by what is kept of a recorded attempt.
 
-    A checkpoint is 12 bytes a parameter. While it trains an attempt keeps two and writes a third;
+    A checkpoint is 12 bytes a parameter; a cell on a trunk leaves one there too. While it trains an attempt keeps two and writes a third;
     of all attempts, not only those that run at once, since how many do is SLURM's to say.
     """
     kept = {"none": 0, "last": 1, "all": max(1, run.evaluations) + 1}[run.keep_checkpoints]
     each = [12.0 * count_params(s.planned.cell.model).total for s in sized]
-    return sum(kept * size + 100_000 for size in each) + 3 * sum(sorted(each)[-100:])
+    of_trunks = sum(size for s, size in zip(sized, each, strict=True) if s.planned.cell.on_trunk)
+    return of_trunks + sum(kept * size + 100_000 for size in each) + 3 * sum(sorted(each)[-100:])
 
 
 def say_counts(
@@ -95,9 +96,15 @@ def say_array(job_id: str, array: Submission, console: Console) -> None:
     """Say what SLURM was asked for an array's cells."""
     res = array.resources
     console.print(
-        f"Array {job_id}: {len(array.cells)} cells, {res['nodes']} x {res['tasks_per_node']} "
+        f"Array {job_id}: {tasks_in_words(array)}, {res['nodes']} x {res['tasks_per_node']} "
         f"ranks, {res['gpus']} GPUs a node, {res['memory_mb'] / 1000:g} GB, {res['minutes']} min"
     )
+
+
+def tasks_in_words(array: Submission) -> str:
+    """Say how many cells an array has, and in how many tasks where some share one."""
+    cells, tasks = len(array.cells), len(array.tasks)
+    return f"{cells} cells" if cells == tasks else f"{cells} cells in {tasks} tasks"
 
 
 def say_bad_nodes(folder: SweepFolder, nodes: Sequence[str], console: Console) -> None:

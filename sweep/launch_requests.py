@@ -17,6 +17,7 @@ from sweep.folder import SweepFolder
 from sweep.frozen import Frozen
 from sweep.launch_asked import SlurmLaunch
 from sweep.launch_price import disk_needed
+from sweep.packs import Pack
 from sweep.resources import Resources, Sized, classes
 from sweep.stop_rule import StopRule
 from sweep.submissions import Submission, new_submission, submissions_folder
@@ -48,7 +49,7 @@ def frozen_settings(
 
 
 def new_arrays(
-    asked: SlurmLaunch, sized: Sequence[Sized], code: Path, frozen: Frozen
+    asked: SlurmLaunch, packs: Sequence[Pack], code: Path, frozen: Frozen
 ) -> list[Submission]:
     """Make an array of each class of resources, in chunks that the site takes."""
     try:
@@ -56,11 +57,13 @@ def new_arrays(
     except NoSlurm:
         most = 1000  # a dry run elsewhere
     found = []
-    for res, cells in classes(sized).items():
-        ids = [s.planned.cell.id for s in cells]
-        for start in range(0, len(ids), most):
-            chunk = tuple(ids[start : start + most])
-            found.append(_new(asked, "cells", code, frozen, res, {}, cells=chunk))
+    for res, alike in classes(packs).items():
+        for start in range(0, len(alike), most):
+            chunk = alike[start : start + most]
+            at_once = max((p.at_once for p in chunk if p.at_once is not None), default=None)
+            more = {} if at_once is None else {"at_once": at_once}
+            tasks = tuple(p.ids for p in chunk)
+            found.append(_new(asked, "cells", code, frozen, res, more, tasks=tasks))
     return found
 
 
@@ -90,7 +93,10 @@ def _new(
     **values: Any,
 ) -> Submission:
     resources = {**vars(res), "partition": asked.cluster.partition}
-    settings = {**frozen.of_cells(set(values.get("cells", ()))).to_dict(), **more}
+    settings = {
+        **frozen.of_cells({i for ids in values.get("tasks", ()) for i in ids}).to_dict(),
+        **more,
+    }
     return new_submission(
         asked.folder, kind, code=code.name, resources=resources, settings=settings, **values
     )
@@ -129,7 +135,7 @@ def request_of(asked: SlurmLaunch, one: Submission, code: Path, dependency: str 
         cpus=res["cpus"],
         gpus=res["gpus"],
         gpu_type=cluster.gpu_type,
-        tasks=len(one.cells) if one.kind == "cells" else None,
+        tasks=len(one.tasks) if one.kind == "cells" else None,
         parallelism=cluster.parallelism,
         signal_seconds=cluster.signal_seconds,
         dependency=dependency,

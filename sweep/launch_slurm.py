@@ -21,7 +21,7 @@ from sweep.data import check_data, open_data, prepare_data
 from sweep.errors import UsageError
 from sweep.folder import freeze_plan, join_plan
 from sweep.in_queue import active_jobs, cells_in_queue, settle_submissions
-from sweep.launch_asked import SlurmLaunch, Submitted, measured_of, size_asked
+from sweep.launch_asked import SlurmLaunch, Submitted, measured_of, packs_asked
 from sweep.launch_checks import check_disk, check_request, check_site
 from sweep.launch_dry_run import dry_run
 from sweep.launch_lease import launch_lease
@@ -42,6 +42,7 @@ from sweep.launch_requests import (
 )
 from sweep.launch_words import keep_words
 from sweep.live import AS_ASKED
+from sweep.packs import cells_of
 from sweep.stop_law import freeze_rule
 from sweep.submissions import Submission, refused, submitted, write_submission
 from sweep.tried import choose_cells
@@ -57,7 +58,7 @@ def launch_on_slurm(asked: SlurmLaunch, console: Console) -> Submitted:
         if asked.launch.dry_run:
             return dry_run(asked, console)
         check_request(asked)
-        check_site(asked, size_asked(asked, asked.resolved.planned))
+        check_site(asked, packs_asked(asked, asked.resolved.planned))
         asked.folder.make()
         shards = prepare_data(
             asked.resolved.data,
@@ -87,9 +88,10 @@ def _submit_what_is_left(asked: SlurmLaunch, shards: Path, console: Console) -> 
     todo = [p for p in chosen.cells if p.cell.id not in queued]
     rule = freeze_rule(folder, asked.launch, todo, asked.run.evaluations)
     code = choose_code(folder, asked.launch.code, bool(todo))
-    sized = size_asked(asked, todo)
+    packs = packs_asked(asked, todo)
+    sized = cells_of(packs)
     check_price(seconds_of(sized), asked.hardware.ranks, asked.launch.max_gpu_hours)
-    check_site(asked, sized)
+    check_site(asked, packs)
     freeze_plan(folder, asked.resolved.planned)
     say_counts(folder, len(whole), len(done), len(queued), len(todo), console)
     if not todo:
@@ -101,7 +103,7 @@ def _submit_what_is_left(asked: SlurmLaunch, shards: Path, console: Console) -> 
     say_bad_nodes(folder, bad_nodes(folder), console)
     path = keep_code(folder, code)
     frozen = frozen_settings(asked, shards, chosen.anew, rule)
-    arrays = new_arrays(asked, sized, path, frozen)
+    arrays = new_arrays(asked, packs, path, frozen)
     first = new_canary(asked, sized, path, frozen) if asked.launch.canary else None
     keep_words(folder, asked.launch.words)
     jobs = _submit_all(asked, first, arrays, path, console)

@@ -24,6 +24,7 @@ class Measurements:
     started_at: str
     matmul_peak: float
     restarts: int = 0
+    shared_steps: int = 0  # that another cell's attempt took and paid for
     seconds: float = 0.0
     train_seconds: float = 0.0
     steps_done: int = 0
@@ -91,6 +92,12 @@ class Measurements:
         vars(self).update(state)
         self.restarts += 1
 
+    def branch_off(self, state: dict[str, Any]) -> None:
+        """Go on from another cell's `state()` at a step of the trunk: its losses, not its costs."""
+        self.shared_steps = self.steps_done = state["steps_done"]
+        for name in ("loss_sum", "loss_count", "smooth_loss", "spikes", "evaluations"):
+            setattr(self, name, state[name])
+
 
 def measured_columns(m: Measurements, cell: Cell, device: Mapping[str, Any]) -> dict[str, Any]:
     """Columns of the record that say what was measured; NaN where nothing was.
@@ -102,7 +109,7 @@ def measured_columns(m: Measurements, cell: Cell, device: Mapping[str, Any]) -> 
     """
     per_token = flops_per_token(cell.model, FlopRule.PALM)
     rate = cell.batch_tokens / m.median_step()
-    done = m.steps_done * cell.batch_tokens
+    done = (m.steps_done - m.shared_steps) * cell.batch_tokens
     whole = done / m.train_seconds if m.train_seconds else math.nan
     peak, measured_peak = (device["n_device"] * p for p in (device["peak_flops"], m.matmul_peak))
     utilisations = {
@@ -125,5 +132,6 @@ def measured_columns(m: Measurements, cell: Cell, device: Mapping[str, Any]) -> 
         "b_noise": m.b_noise,
         "spikes": m.spikes,
         "restarts": m.restarts,
+        "shared_steps": m.shared_steps if cell.on_trunk else None,
         "started_at": m.started_at,
     }

@@ -1,7 +1,7 @@
 """The plan: what would be trained, what it would cost, and what was left out and why."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from typing import Any
 
@@ -16,6 +16,7 @@ from sweep.grid import Cell, si
 from sweep.predict import Cost, predict_cost, predict_wall
 from sweep.recipe_rules import RULES
 from sweep.resolve import Resolved
+from sweep.trunks import before_it, chains, shared_steps
 
 
 def plan_dict(resolved: Resolved, app: AppConf) -> dict[str, Any]:
@@ -25,17 +26,25 @@ def plan_dict(resolved: Resolved, app: AppConf) -> dict[str, Any]:
     """
     grid = resolved.grid
     costs, of_probes = _costs(resolved, grid.cells), _costs(resolved, grid.probes)
-    ranks, devices = resolved.rates.ranks, resolved.rates.devices
+    shared, ranks, devices = (
+        shared_steps(grid.trained),
+        resolved.rates.ranks,
+        resolved.rates.devices,
+    )
+    seconds = {c.id: cost.seconds for c, cost in zip(grid.trained, costs + of_probes, strict=True)}
+    runs = [
+        sum(seconds[i] for i in chain) for chain in chains(list(seconds), before_it(grid.trained))
+    ]
     return {
         "sweep": resolved.folder.name,
         "expected": None if app.grid.cells else outlook_dict(resolved, app),
-        "cells": _rows(grid.cells, costs),
-        "probes": _rows(grid.probes, of_probes),
+        "cells": _rows(grid.cells, costs, shared),
+        "probes": _rows(grid.probes, of_probes, shared),
         "skipped": [asdict(s) for s in grid.skipped],
         "totals": {
-            **_price(grid.cells, costs, ranks),
-            "probes": _price(grid.probes, of_probes, ranks),
-            "wall_hours": predict_wall(costs + of_probes, devices) / 3600,
+            **_price(grid.cells, costs, shared, ranks),
+            "probes": _price(grid.probes, of_probes, shared, ranks),
+            "wall_hours": predict_wall(runs, devices) / 3600,
             "devices": devices,
             "ranks": ranks,
             "disk_bytes": sum(c.disk_bytes for c in costs + of_probes),
@@ -64,11 +73,20 @@ def print_table(resolved: Resolved, app: AppConf, console: Console) -> None:
     totals = plan_dict(resolved, app)["totals"]
     console.print(
         f"\n{totals['cells']} cells, {totals['flops']:.3g} FLOPs ({grid.cells[0].flop_rule} rule), "
+        f"{_of_trunks(totals)}"
         f"{duration(totals['device_hours'] * 3600)} of one device{_price_of_probes(totals)}.\n"
         f"{duration(totals['wall_hours'] * 3600)} on {_devices(totals)} (hardware={app.hardware.name}, "
         f"assumed {resolved.rates.flops_per_second:.2g} FLOP/s each), "
         f"{size_of(totals['disk_bytes'])} of disk.",
     )
+
+
+def _of_trunks(totals: dict[str, Any]) -> str:
+    """Say what trunks spare: laws count the whole path of each cell, the bill counts a trunk once."""
+    if totals["flops_spent"] == totals["flops"]:
+        return ""
+    share = totals["flops_spent"] / totals["flops"]
+    return f"of which {totals['flops_spent']:.3g} are spent ({share:.0%}), as trunks are trained once, "
 
 
 def _model_options(cfg: GPTConfig) -> str:
@@ -90,7 +108,8 @@ def _devices(totals: dict[str, Any]) -> str:
 def _cell_table(resolved: Resolved, cells: Sequence[Cell]) -> Table:
     """One row a cell, budgets apart; the rule's batch where whole sequences are not that."""
     rounded = any(c.recipe.batch_tokens_asked is not None for c in cells)
-    names = ["cell", "size", "N", "D", "C", "D/N", "steps", "warm-up", "batch", *["by rule"] * rounded,
+    branches, shared = any(c.on_trunk for c in cells), shared_steps(resolved.grid.trained)
+    names = ["cell", "size", "N", "D", "C", *["spent", "from step"] * branches, "D/N", "steps", "warm-up", "batch", *["by rule"] * rounded,
              "lr", "time", "memory", "disk", "regime"]  # fmt: skip
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in names:
@@ -107,6 +126,7 @@ def _cell_table(resolved: Resolved, cells: Sequence[Cell]) -> Table:
             si(cell.N),
             si(cell.tokens),
             f"{cell.flops:.3g}",
+            *[f"{_spent(cell, shared):.3g}", f"{shared[cell.id]:,}"] * branches,
             f"{cell.tokens / cell.N:.1f}",
             f"{cell.steps:,}",
             f"{cell.recipe.warmup_steps:,}",
@@ -121,17 +141,32 @@ def _cell_table(resolved: Resolved, cells: Sequence[Cell]) -> Table:
     return table
 
 
-def _rows(cells: Sequence[Cell], costs: Sequence[Cost]) -> list[dict[str, Any]]:
+def _rows(
+    cells: Sequence[Cell], costs: Sequence[Cost], shared: Mapping[str, int]
+) -> list[dict[str, Any]]:
     return [
-        {**cell_to_row(cell), **{f"predicted_{k}": v for k, v in asdict(cost).items()}}
+        {
+            **cell_to_row(cell),
+            "shared_steps": shared[cell.id],
+            "flops_spent": _spent(cell, shared),
+            **{f"predicted_{k}": v for k, v in asdict(cost).items()},
+        }
         for cell, cost in zip(cells, costs, strict=True)
     ]
 
 
-def _price(cells: Sequence[Cell], costs: Sequence[Cost], ranks: int) -> dict[str, float]:
+def _spent(cell: Cell, shared: Mapping[str, int]) -> float:
+    """FLOPs of the steps that no other cell takes for this one."""
+    return cell.flops * (1 - shared[cell.id] / cell.steps)
+
+
+def _price(
+    cells: Sequence[Cell], costs: Sequence[Cost], shared: Mapping[str, int], ranks: int
+) -> dict[str, float]:
     return {
         "cells": len(cells),
         "flops": sum(c.flops for c in cells),
+        "flops_spent": sum(_spent(c, shared) for c in cells),
         "device_hours": ranks * sum(c.seconds for c in costs) / 3600,
     }
 
@@ -141,8 +176,8 @@ def _price_of_probes(totals: dict[str, Any]) -> str:
     if not probes["cells"]:
         return "; no probes (grid.probe=false), so no fit can say whether the recipe transfers"
     return (
-        f"; {probes['cells']} probes beside them, {probes['flops']:.3g} FLOPs "
-        f"(+{probes['flops'] / totals['flops']:.0%}), {duration(probes['device_hours'] * 3600)}"
+        f"; {probes['cells']} probes beside them, {probes['flops_spent']:.3g} FLOPs "
+        f"(+{probes['flops_spent'] / totals['flops_spent']:.0%}), {duration(probes['device_hours'] * 3600)}"
     )
 
 
@@ -197,4 +232,5 @@ def _print_skipped(resolved: Resolved, console: Console) -> None:
 
 
 def _costs(resolved: Resolved, cells: Sequence[Cell]) -> list[Cost]:
-    return [predict_cost(c, resolved.rates, resolved.data.final_tokens) for c in cells]
+    shared, tokens = shared_steps(resolved.grid.trained), resolved.data.final_tokens
+    return [predict_cost(c, resolved.rates, tokens, shared[c.id]) for c in cells]

@@ -1,5 +1,6 @@
 """What a cell will cost: seconds, memory and disk, from arithmetic and an assumed rate."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from models.flops import FlopRule, count_params, flops_per_token
@@ -43,26 +44,28 @@ class Cost:
     disk_bytes: float
 
 
-def predict_cost(cell: Cell, rates: Rates, val_tokens: int) -> Cost:
-    """Predict one cell.
+def predict_cost(cell: Cell, rates: Rates, val_tokens: int, shared_steps: int = 0) -> Cost:
+    """Predict one cell, but for steps of its trunk that another cell takes.
 
     Seconds: PaLM FLOPs over the assumed rate, plus a cost for each token and each step. Ranks share
     the training tokens at an efficiency of 1, as if gradients met in no time; one of them does the
     validation, a third of the training cost of its tokens. Memory: sweep.memory, a rank's whole
-    share of the batch at once, in float32. Disk: the last checkpoint and a few kB of records.
+    share of the batch at once, in float32. Disk: the last checkpoint, for a cell on a trunk that at
+    its branch step too, and a few kB of records.
     """
     cfg, N = cell.model, count_params(cell.model).total
     per_token = flops_per_token(cfg, FlopRule.PALM) / rates.flops_per_second + rates.token_seconds
-    tokens = cell.tokens / rates.ranks + val_tokens / 3
-    seconds = tokens * per_token + cell.steps * rates.step_seconds
+    steps = cell.steps - shared_steps
+    tokens = steps * cell.batch_tokens / rates.ranks + val_tokens / 3
+    seconds = tokens * per_token + steps * rates.step_seconds
     memory = memory_needed(cfg, -(-cell.recipe.batch_rows // rates.ranks), half=False)
-    return Cost(seconds, memory, 12.0 * N + 50_000)
+    return Cost(seconds, memory, 12.0 * N * (1 + cell.on_trunk) + 50_000)
 
 
-def predict_wall(costs: list[Cost], devices: int) -> float:
-    """Wall-clock seconds with the longest cells first, `devices` at once."""
+def predict_wall(seconds: Iterable[float], devices: int) -> float:
+    """Wall-clock seconds of what runs one by one, the longest first, `devices` at once."""
     free = [0.0] * devices
-    for cost in sorted(costs, key=lambda c: -c.seconds):
+    for one in sorted(seconds, reverse=True):
         soonest = free.index(min(free))
-        free[soonest] += cost.seconds
+        free[soonest] += one
     return max(free, default=0.0)

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from results.record import Probe
 from sweep.grid import Cell, Grid, GridSettings, Skip, target_of, window_centre
-from sweep.recipe import RecipeSettings, choose, make_recipe
-from sweep.recipe_regime import Target
+from sweep.recipe import Recipe, RecipeSettings, make_recipe
+from sweep.recipe_rules import Choice
+from sweep.trunk_recipe import cell_choice
 
 NOISE_SEEDS = 3
 _LR_FACTORS = {Probe.LR_HALF: 0.5, Probe.LR_DOUBLE: 2.0}
@@ -74,7 +75,7 @@ def _lr_probe(cell: Cell, settings: RecipeSettings, kind: Probe) -> Cell:
 
     A floor that the rule gives is a learning rate, so its share moves the other way.
     """
-    choice, factor = choose(settings, _target(cell)), _LR_FACTORS[kind]
+    choice, factor = _choice(cell, settings), _LR_FACTORS[kind]
     floor = choice.lr_floor
     scaled = replace(
         choice,
@@ -82,18 +83,16 @@ def _lr_probe(cell: Cell, settings: RecipeSettings, kind: Probe) -> Cell:
         lr_embedding=choice.lr_embedding * factor,
         lr_floor=None if floor is None else min(1.0, floor / factor),
     )
-    rows, T = cell.recipe.batch_rows, cell.model.seq_len
-    recipe = make_recipe(settings, scaled, steps=cell.steps, batch_rows=rows, seq_len=T)
+    recipe = _numbers(cell, settings, scaled, cell.steps, cell.recipe.batch_rows)
     return replace(cell, recipe=recipe, probe=kind, probe_of=cell.id)
 
 
 def _batch_probe(cell: Cell, settings: RecipeSettings) -> Cell:
     """Twice the sequences in half the steps, in the same order, at the same learning rate."""
-    choice = choose(settings, _target(cell))
+    choice = _choice(cell, settings)
     double = replace(choice, batch_tokens=2 * choice.batch_tokens)
-    rows, T = 2 * cell.recipe.batch_rows, cell.model.seq_len
     steps = max(1, round(cell.steps / 2))
-    recipe = make_recipe(settings, double, steps=steps, batch_rows=rows, seq_len=T)
+    recipe = _numbers(cell, settings, double, steps, 2 * cell.recipe.batch_rows)
     return replace(cell, recipe=recipe, steps=steps, probe=Probe.BATCH_DOUBLE, probe_of=cell.id)
 
 
@@ -106,5 +105,15 @@ def _seed_probes(cell: Cell, seeds: Sequence[int]) -> list[Cell]:
     ]
 
 
-def _target(cell: Cell) -> Target:
-    return target_of(cell.budget, cell.flop_rule, cell.model)
+def _choice(cell: Cell, settings: RecipeSettings) -> Choice:
+    target = target_of(cell.budget, cell.flop_rule, cell.model)
+    return cell_choice(settings, target, cell.on_trunk)
+
+
+def _numbers(
+    cell: Cell, settings: RecipeSettings, choice: Choice, steps: int, batch_rows: int
+) -> Recipe:
+    return make_recipe(
+        settings, choice, steps=steps, batch_rows=batch_rows, seq_len=cell.model.seq_len, N=cell.N,
+        on_trunk=cell.on_trunk,
+    )  # fmt: skip

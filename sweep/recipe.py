@@ -31,6 +31,7 @@ class Recipe:
     grad_clip: float
     batch_tokens_asked: float | None = None  # by the rule, where whole sequences are not that
     timescale: float | None = None  # that gave the weight decay; None: it was asked for
+    period_steps: int | None = None  # wsd_stepped: after so many, and each doubling, the peak falls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,7 @@ class RecipeSettings:
                 )
 
 
+STEPPED_TOKENS_PER_PARAM = 20  # D/N up to which wsd_stepped keeps its peak
 DEFAULTS = {
     "warmup_share": 0.05,
     "decay_share": 0.2,
@@ -134,7 +136,14 @@ def _decay_by_timescale(timescale: float, choice: Choice, target: Target) -> flo
 
 
 def make_recipe(
-    settings: RecipeSettings, choice: Choice, *, steps: int, batch_rows: int, seq_len: int
+    settings: RecipeSettings,
+    choice: Choice,
+    *,
+    steps: int,
+    batch_rows: int,
+    seq_len: int,
+    N: float,
+    on_trunk: bool = False,
 ) -> Recipe:
     """Turn a rule's choice and the constants beside it into the numbers of one cell.
 
@@ -144,10 +153,14 @@ def make_recipe(
         steps: optimizer steps of the cell.
         batch_rows: sequences of one step.
         seq_len: tokens of one sequence.
+        N: parameters, C / (6 D).
+        on_trunk: whether the cell branches off a trunk: it then warms up as a run of D = N does,
+            whatever its own D.
     """
     schedule = Schedule(settings.schedule)
+    warms = max(1, round(N / (batch_rows * seq_len))) if on_trunk else steps
     share = _number("warmup_share", settings, choice)
-    warmup = min(max(1, round(share * steps)), max(1, steps // 10)) if share else 0
+    warmup = min(max(1, round(share * warms)), max(1, warms // 10)) if share else 0
     decay = steps - warmup
     if schedule.has_decay_phase:
         decay = min(round(_number("decay_share", settings, choice) * steps), steps - warmup)
@@ -170,6 +183,9 @@ def make_recipe(
         if choice.batch_tokens != batch_rows * seq_len
         else None,
         timescale=settings.timescale,
+        period_steps=max(1, round(STEPPED_TOKENS_PER_PARAM * N / (batch_rows * seq_len)))
+        if schedule is Schedule.WSD_STEPPED
+        else None,
     )
 
 

@@ -5,12 +5,15 @@ Where cells of this sweep were measured, the prediction is corrected by them.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol, TypeVar
 
 import pandas as pd
 
 from models.flops import count_params
+from results.store import shared_steps_of
 from sweep.cluster import ClusterSettings
 from sweep.folder import PlannedCell
 from sweep.memory import memory_needed
@@ -52,6 +55,7 @@ def size_cells(
     hardware: HardwareSettings,
     cluster: ClusterSettings,
     factor: float | None,
+    shared_steps: Mapping[str, int] = MappingProxyType({}),
 ) -> list[Sized]:
     """Predict each cell and say what to ask for it.
 
@@ -61,21 +65,45 @@ def size_cells(
         hardware: ranks, threads, dtype.
         cluster: margins and limits.
         factor: measured seconds / predicted seconds of finished cells; None: none was measured.
+        shared_steps: by cell, steps of its trunk that another cell takes.
     """
-    margin = cluster.margin if factor is None else min(cluster.margin, MEASURED_MARGIN)
     found = []
     for planned in cells:
-        predicted = predict_cost(planned.cell, rates, planned.data.final_tokens).seconds
+        shared = shared_steps.get(planned.cell.id, 0)
+        predicted = predict_cost(planned.cell, rates, planned.data.final_tokens, shared).seconds
         seconds = predicted * (factor or 1.0)
-        asked = math.ceil((seconds * margin + STARTUP_SECONDS) / 60)
-        most = int(cluster.max_hours * 60)
-        minutes = min(_rung(asked, LEAST_MINUTES), most)
-        useful = 60 * minutes - STARTUP_SECONDS - cluster.signal_seconds
-        lives = max(1, math.ceil(seconds * margin / max(useful, 1.0))) if asked > most else 1
+        minutes, lives = time_limit(seconds, cluster, factor)
         found.append(
             Sized(planned, seconds, _resources(planned, hardware, cluster, minutes), lives)
         )
     return found
+
+
+def time_limit(seconds: float, cluster: ClusterSettings, factor: float | None) -> tuple[int, int]:
+    """Minutes to ask for work of so many predicted seconds, and jobs one after another that it takes.
+
+    Args:
+        seconds: predicted, corrected by what was measured.
+        cluster: margin and longest limit.
+        factor: as size_cells has it; where there is one, the margin is smaller.
+    """
+    margin = cluster.margin if factor is None else min(cluster.margin, MEASURED_MARGIN)
+    asked = math.ceil((seconds * margin + STARTUP_SECONDS) / 60)
+    most = int(cluster.max_hours * 60)
+    minutes = min(_rung(asked, LEAST_MINUTES), most)
+    useful = 60 * minutes - STARTUP_SECONDS - cluster.signal_seconds
+    lives = max(1, math.ceil(seconds * margin / max(useful, 1.0))) if asked > most else 1
+    return minutes, lives
+
+
+def job_memory_mb(
+    cells: Iterable[PlannedCell], at_once: int, hardware: HardwareSettings, cluster: ClusterSettings
+) -> int:
+    """Memory of a job that trains so many of these cells at once, the largest together, MB."""
+    if cluster.memory_gb:
+        return int(cluster.memory_gb * 1000)
+    each = sorted((hardware.ranks * _task_mb(p, hardware) for p in cells), reverse=True)
+    return _rung(math.ceil(PROCESS_MB + sum(each[:at_once])), 1000)
 
 
 def measured_factor(
@@ -94,18 +122,26 @@ def measured_factor(
         own = own[own["device"] == device]
     planned = {p.cell.id: p for p in cells}
     ratios = [
-        row.seconds / predict_cost(p.cell, rates, p.data.final_tokens).seconds
-        for row in own.itertuples()
+        row.seconds / predict_cost(p.cell, rates, p.data.final_tokens, shared).seconds
+        for row, shared in zip(own.itertuples(), shared_steps_of(own), strict=True)
         if (p := planned.get(row.cell_id)) is not None and row.seconds > 0
     ]
     return float(pd.Series(ratios).quantile(0.9)) if ratios else None
 
 
-def classes(sized: Sequence[Sized]) -> dict[Resources, list[Sized]]:
-    """Cells by what they ask for, the dearest class and in it the dearest cell first."""
-    found: dict[Resources, list[Sized]] = {}
-    for cell in sorted(sized, key=lambda s: -s.seconds):
-        found.setdefault(cell.resources, []).append(cell)
+class _Asks(Protocol):
+    seconds: float
+    resources: Resources
+
+
+_T = TypeVar("_T", bound=_Asks)
+
+
+def classes(asking: Sequence[_T]) -> dict[Resources, list[_T]]:
+    """Cells or packs of them by what they ask for, the dearest class and in it the dearest first."""
+    found: dict[Resources, list[_T]] = {}
+    for one in sorted(asking, key=lambda s: -s.seconds):
+        found.setdefault(one.resources, []).append(one)
     return dict(sorted(found.items(), reverse=True, key=lambda kv: kv[0].minutes))
 
 

@@ -1,4 +1,4 @@
-"""Where an attempt goes on from: its own checkpoints, or those of one before it that did not finish."""
+"""Where an attempt goes on from: its checkpoints, those of an unfinished one before it, its trunk's."""
 
 import json
 import shutil
@@ -14,6 +14,7 @@ from sweep.checkpoint import CheckpointError
 from sweep.claim import Attempt, read_status
 from sweep.folder import SweepFolder
 from sweep.train import Trainer
+from sweep.trunk_store import branchings, load_branching
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,11 @@ class Resumed:
     path: Path
     measured: dict[str, Any]
     attempt: int | None  # the one before, whose checkpoint it is; None: the attempt's own
+    of_trunk: bool = False  # another cell's, at a step of the trunk that both share
 
 
 def resume(
-    trainer: Trainer, attempt: Attempt, folder: SweepFolder, say: Callable[[str], None]
+    trainer: Trainer, attempt: Attempt, folder: SweepFolder, data: str, say: Callable[[str], None]
 ) -> Resumed | None:
     """Restore a trainer from the newest checkpoint that can be used, or leave it at step 0.
 
@@ -37,6 +39,7 @@ def resume(
         trainer: at its start.
         attempt: the claimed attempt.
         folder: its sweep.
+        data: sha256 of what it is trained on.
         say: told of every checkpoint that is passed over.
 
     Raises:
@@ -52,8 +55,17 @@ def resume(
             say(str(e))
     if errors:
         raise errors[0]
-    if (step := read_status(attempt.path).get("step")) and attempt.curve.exists():
+    found = _from_unfinished(trainer, attempt, folder, say)
+    found = found or _from_trunk(trainer, attempt, folder, data, say)
+    step = read_status(attempt.path).get("step")
+    if found is None and step and attempt.curve.exists():
         say(f"{attempt.path} was at step {step} and has no checkpoint: it starts at step 0")
+    return found
+
+
+def _from_unfinished(
+    trainer: Trainer, attempt: Attempt, folder: SweepFolder, say: Callable[[str], None]
+) -> Resumed | None:
     number = _unfinished_before(attempt, folder)
     if number is None:
         return None
@@ -71,6 +83,27 @@ def resume(
     return None
 
 
+def _from_trunk(
+    trainer: Trainer,
+    attempt: Attempt,
+    folder: SweepFolder,
+    data: str,
+    say: Callable[[str], None],
+) -> Resumed | None:
+    """Go on from where a shorter cell of the same trunk left it."""
+    for path in branchings(folder, attempt.cell):
+        try:
+            state = load_branching(path, data)
+            resumed = Resumed(path, _restore_from(trainer, state, path), None, of_trunk=True)
+        except CheckpointError as e:
+            say(str(e))
+            trainer.start_over()
+            continue
+        checkpoint.write_text(state["curve"], attempt.curve)
+        return resumed
+    return None
+
+
 def drop_curve_after(path: Path, step: int) -> None:
     """Forget evaluations made after the checkpoint that training goes on from."""
     if path.exists():
@@ -80,7 +113,10 @@ def drop_curve_after(path: Path, step: int) -> None:
 
 
 def _restore(trainer: Trainer, path: Path) -> dict[str, Any]:
-    state = checkpoint.load(path)
+    return _restore_from(trainer, checkpoint.load(path), path)
+
+
+def _restore_from(trainer: Trainer, state: dict[str, Any], path: Path) -> dict[str, Any]:
     try:
         trainer.restore(state["trainer"])
         return state["measured"]

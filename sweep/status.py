@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from results.store import flops_spent_of, read_records
 from sweep.arguments import Arguments
 from sweep.cell_state import CellState, State, cell_state
 from sweep.explain import Commands
@@ -193,9 +194,10 @@ def seconds_per_flop(folder: SweepFolder, status: Status) -> float | None:
     for facts in finished[:: max(1, len(finished) // _SAMPLED)]:
         number = next(a.number for a in facts.attempts if a.record == State.FINISHED)
         path = folder.records / f"{facts.plan.cell_id}.{number}.parquet"
-        row = pq.read_table(path, columns=["seconds", "flops"]).to_pylist()[0]
-        if row["seconds"] == row["seconds"]:
-            seconds, flops = seconds + row["seconds"], flops + row["flops"]
+        row = read_records(path)
+        if row["seconds"].notna().all():
+            seconds += row["seconds"].sum()
+            flops += flops_spent_of(row).sum()
     return seconds / flops if flops else None
 
 

@@ -27,7 +27,7 @@ STATES = ("frozen", "submitted", "refused")
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """One sbatch call: a job, or an array with one task a cell."""
+    """One sbatch call: a job, or an array whose tasks have a cell each, or several in order."""
 
     name: str  # of its file, without .json
     kind: str
@@ -37,16 +37,17 @@ class Submission:
     by: str  # user@host
     state: str = "frozen"
     job_id: str | None = None
-    cells: tuple[str, ...] = ()  # in the order of array indices
+    tasks: tuple[tuple[str, ...], ...] = ()  # cells by array index
     resources: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(
         default_factory=dict
     )  # of the attempts: hardware, run, data
     reason: str | None = None  # sbatch's words, where it refused
 
-    def cell_of(self, index: int) -> str:
-        """Cell of an array index."""
-        return self.cells[index]
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """All cells, in the order of array indices."""
+        return tuple(cell for task in self.tasks for cell in task)
 
 
 def new_submission(folder: SweepFolder, kind: str, **values: Any) -> Submission:
@@ -72,8 +73,10 @@ def write_submission(folder: SweepFolder, submission: Submission) -> Path:
     """Write or replace a submission's file, whole or not at all."""
     path = submissions_folder(folder) / f"{submission.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = {"schema": SCHEMA, **asdict(submission), "cells": list(submission.cells)}
-    del values["name"]
+    # A task of one cell is that cell, as it was before there were others.
+    cells = [task[0] if len(task) == 1 else list(task) for task in submission.tasks]
+    values = {"schema": SCHEMA, **asdict(submission), "cells": cells}
+    del values["name"], values["tasks"]
     part = path.with_suffix(f".{os.getpid()}.part")
     with part.open("w") as f:
         json.dump(values, f, indent=1)
@@ -120,8 +123,9 @@ def read_submission(path: Path) -> Submission:
                 f"{path} has schema {schema}, this code reads {SCHEMA}: "
                 "use the code that wrote it (code/ beside it), or start a new sweep: sweep=NAME"
             )
-        cells = tuple(values.pop("cells"))
-        return Submission(name=path.stem, cells=cells, **values)
+        cells = values.pop("cells")
+        tasks = tuple((task,) if isinstance(task, str) else tuple(task) for task in cells)
+        return Submission(name=path.stem, tasks=tasks, **values)
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise UsageError(f"{path} is not a submission ({type(e).__name__}: {e})") from None
 

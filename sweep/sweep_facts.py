@@ -59,11 +59,11 @@ def read_facts(folder: SweepFolder) -> SweepFacts:
     for row in plan:
         numbers = sorted(recorded.get(row.cell_id, ()))
         attempts = _attempts(records, f"{cells_at}/{row.cell_id}", numbers, row.cell_id in begun)
-        submission, job = jobs.of(row.cell_id)
+        submission, job, shares = jobs.of(row.cell_id)
         if job is not None and job.state == "FAILED" and not recorded.get(row.cell_id):
             job = replace(job, out_of_memory=job.out_of_memory or _says_memory(folder, job))
         canary = canaries.get(submission.name) if submission is not None else None
-        cells.append(CellFacts(row, attempts, submission, job, queue is not None, canary))
+        cells.append(CellFacts(row, attempts, submission, job, queue is not None, canary, shares))
     return SweepFacts(cells, submissions, queue or Queue(), queue is not None, notes)
 
 
@@ -132,14 +132,19 @@ class _Jobs:
         self.holding: dict[str, list[tuple[Submission, int]]] = defaultdict(list)
         for submission in submissions:
             if submission.kind == "cells":
-                for index, cell_id in enumerate(submission.cells):
-                    self.holding[cell_id].append((submission, index))
+                for index, task in enumerate(submission.tasks):
+                    for cell_id in task:
+                        self.holding[cell_id].append((submission, index))
 
-    def of(self, cell_id: str) -> tuple[Submission | None, JobState | None]:
-        """Return the last submission that holds a cell, and its job; an active one goes first."""
-        held = [(s, self._job(s, i)) for s, i in reversed(self.holding.get(cell_id, ()))]
-        active = [(s, job) for s, job in held if job is not None and job.active]
-        return next(iter(active or held), (None, None))
+    def of(self, cell_id: str) -> tuple[Submission | None, JobState | None, bool]:
+        """Return the last submission that holds a cell, its job, and whether that has other cells.
+
+        An active one goes first.
+        """
+        held = [(s, self._job(s, i), len(s.tasks[i]) > 1)
+                for s, i in reversed(self.holding.get(cell_id, ()))]  # fmt: skip
+        active = [one for one in held if one[1] is not None and one[1].active]
+        return next(iter(active or held), (None, None, False))
 
     def _job(self, submission: Submission, index: int) -> JobState | None:
         job_id = submission.job_id or self.by_name.get(submission.job_name)

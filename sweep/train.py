@@ -142,6 +142,7 @@ class Trainer:
             schedule=recipe.schedule,
             decay_steps=recipe.decay_steps,
             floor=recipe.lr_floor,
+            period_steps=recipe.period_steps,
         )
 
     def noise_tokens(self) -> float:
@@ -152,6 +153,7 @@ class Trainer:
         """Everything that decides the next loss, as tensors and plain values."""
         return {
             "cell_id": self.cell.id,
+            "trunk": self.cell.trunk,
             "step": self.step,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -166,9 +168,11 @@ class Trainer:
         """Go on from `state()`, before `settle()`.
 
         Raises:
-            ValueError: the state is of another cell.
+            ValueError: the state is of another cell, and not of a step of the trunk that this one
+                branches off.
         """
-        if state["cell_id"] != self.cell.id:
+        own = state["cell_id"] == self.cell.id
+        if not own and not self._branches_off(state):
             raise ValueError(f"checkpoint of {state['cell_id']}, not of {self.cell.id}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -177,6 +181,16 @@ class Trainer:
         if state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu())
         self.restored = {k: state[k] for k in ("micro_rows", "ranks", "norms")}
+        if not own:  # whose second half of the steps is another
+            self.restored["norms"] = None
+
+    def _branches_off(self, state: dict[str, Any]) -> bool:
+        trunk = state.get("trunk")
+        return (
+            trunk is not None
+            and trunk == self.cell.trunk
+            and state["step"] <= self.cell.branch_step
+        )
 
     def _next_rows(self) -> torch.Tensor:
         """Draw this rank's rows of the next batch, (B, T + 1)."""

@@ -18,10 +18,11 @@ from typing import Any, NoReturn
 from results.record import Record
 from slurm.lease import Holder, LeaseLost, Watch
 from slurm.local import BAD_DEVICE
+from slurm.preempt import ignore_signals
 from sweep.attempt import Progress, Stopped, run_attempt
 from sweep.claim import Attempt, claim, claim_for_launch
 from sweep.data import check_data, open_data
-from sweep.device import Device, check_replica, in_words, open_device
+from sweep.device import Device, check_replica, in_words, open_device, share_memory
 from sweep.folder import PlannedCell, SweepFolder, read_plan
 from sweep.past import failure_unrecorded, failures_here, rows_to_try
 from sweep.retry import Failure, classify
@@ -38,6 +39,8 @@ def main() -> None:
     setup = inbox.get()["setup"]
     if setup["cores"]:
         os.sched_setaffinity(0, setup["cores"])
+    if "SLURM_JOB_ID" in os.environ:  # which tells all processes of a job: the parent answers
+        ignore_signals()
     folder = SweepFolder(Path(setup["root"]), setup["sweep"])
     plan = {p.cell.id: p for p in read_plan(folder)}
     try:
@@ -45,6 +48,7 @@ def main() -> None:
     except ValueError as e:
         say({"kind": "refused", "reason": str(e)})
         return
+    share_memory(device, setup["share"])
     print(f"training on {in_words(device)}", file=sys.stderr, flush=True)  # its log
     say({"kind": "ready"})
     settings = RunSettings(**setup["run"])
@@ -104,7 +108,7 @@ def _train(
         record = _attempt(attempt, planned, folder, setup, device, settings, tell, ended)
         if record.status != "failed":
             break
-        after = failures_here(folder, record, setup["retries"], None)
+        after = failures_here(folder, record, setup["retries"], os.environ.get("SLURM_JOB_ID"))
         print(f"{record.cell_id}: {record.reason}; {after.why}", file=sys.stderr, flush=True)
         if not after.again:
             break

@@ -17,7 +17,7 @@ JOB = JobState("7", 3, "isoflop-s-cells-x", "RUNNING", nodes="n1", elapsed=60.0,
                start=NOW - 60, active=True)  # fmt: skip
 SUBMISSION = Submission(
     name="20270101T000000-1", kind="cells", job_name=JOB.name, code="abc", at="2027-01-01T00:00:00",
-    by="me@here", state="submitted", job_id="7", cells=(PLAN.cell_id,),
+    by="me@here", state="submitted", job_id="7", tasks=((PLAN.cell_id,),),
 )  # fmt: skip
 
 

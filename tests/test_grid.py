@@ -136,6 +136,7 @@ OTHER = {
     "data": replace(tiny_cell().data, revision="2"),
     "probe": Probe.LR_HALF,
     "probe_of": "c1e10-n1k-s0-00000000",
+    "on_trunk": True,
 }
 
 
@@ -150,6 +151,7 @@ def test_an_id_changes_with_everything_that_is_asked():
             "rule": f"{value}x",
             "batch_tokens_asked": 123.4,
             "timescale": 0.2,
+            "period_steps": 100,
         }
         other = others[name] if name in others else value + 1
         changed = replace(tiny_cell(), recipe=replace(tiny_cell().recipe, **{name: other}))

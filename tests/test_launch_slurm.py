@@ -21,7 +21,7 @@ from sweep.code import choose_code
 from sweep.errors import UsageError
 from sweep.finish import Tally, tell
 from sweep.folder import SweepFolder, freeze_plan, read_plan
-from sweep.frozen import Frozen, open_submission, own_cell
+from sweep.frozen import Frozen, open_submission, own_cells
 from sweep.in_queue import settle_submissions
 from sweep.launch_price import disk_needed
 from sweep.predict import predict_cost
@@ -262,19 +262,22 @@ def test_a_job_finds_its_cell_and_settings_in_its_submission(asked, tmp_path, mo
     folder = resolved.folder
     folder.make()
     plan = freeze_plan(folder, resolved.planned)
-    ids = tuple(p.cell.id for p in reversed(plan))
+    first, *rest = (p.cell.id for p in reversed(plan))
+    tasks = ((first,), tuple(rest))
     settings = frozen(asked, tmp_path / "shards")
     one = new_submission(
-        folder, "cells", code="abc", cells=ids, resources=vars(Resources(1, 1, 0, 1, 500, 10)),
+        folder, "cells", code="abc", tasks=tasks, resources=vars(Resources(1, 1, 0, 1, 500, 10)),
         settings=settings.to_dict(),
     )  # fmt: skip
     path = write_submission(folder, one)
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     found_folder, found, found_settings = open_submission(path)
     assert found_settings == settings
-    assert own_cell(found_folder, found) == read_plan(folder)[-2]
+    assert own_cells(found_folder, found) == read_plan(folder)[-2::-1]
     assert submitted(folder, one, "77") == read_submissions(folder)[0]
+    assert one.cells == (first, *rest)
     assert json.loads(path.read_text())["job_id"] == "77"
+    assert json.loads(path.read_text())["cells"] == [first, rest]  # as it was, for a cell alone
 
 
 def test_job_names_are_their_own(tmp_path):

@@ -116,6 +116,21 @@ def test_items_are_begun_in_the_order_that_was_asked(pool):
     assert [e.item for e in pool.events] == items
 
 
+def test_an_item_waits_for_the_one_it_comes_after_however_that_ends(pool):
+    """Workers without anything to do wait too, and then go on."""
+    after = {"b": "a", "c": "b", "after-kill": "kill9", "z": "not asked for"}
+    pool(["c", "b", "a", "after-kill", "kill9", "z"], workers=3, after=after)
+    ended = [e.item for e in pool.events if e.kind == "done" or e.data.get("again") is False]
+    assert sorted(ended) == ["a", "after-kill", "b", "c", "kill9", "z"]
+    for later, sooner in (("b", "a"), ("c", "b"), ("after-kill", "kill9")):
+        assert ended.index(sooner) < ended.index(later)
+
+
+def test_a_worker_that_is_given_up_leaves_its_item_to_one_that_had_to_wait(pool):
+    pool(["a", "b"], workers=2, after={"b": "a"}, false_starts=2)
+    assert [e.item for e in pool.events] == ["a", "b"]
+
+
 def test_more_workers_than_items_are_not_started(pool, tmp_path):
     pool(["one"], workers=3)
     assert [e.item for e in pool.events] == ["one"]

@@ -49,7 +49,7 @@ def recipe_of(settings: RecipeSettings, cfg: GPTConfig, steps: int) -> Recipe:
     """Return the numbers of a cell of about so many steps of 1,000 tokens."""
     choice = choose(settings, Target(cfg, FlopRule.PALM, 1000.0 * steps))
     rows = choice.rows(cfg.seq_len)
-    return make_recipe(settings, choice, steps=steps, batch_rows=rows, seq_len=cfg.seq_len)
+    return make_recipe(settings, choice, steps=steps, batch_rows=rows, seq_len=cfg.seq_len, N=1e5)
 
 
 @example(
@@ -184,7 +184,7 @@ def test_published_rules_give_whole_sequences_and_keep_what_was_asked(rule):
     cfg = GPTConfig(n_layer=8, d_model=512, n_head=8, vocab_size=256, seq_len=1000)
     choice = choose(SETTINGS[rule], target_of(1e18, FlopRule.PALM, cfg))
     recipe = make_recipe(
-        SETTINGS[rule], choice, steps=500, batch_rows=choice.rows(1000), seq_len=1000
+        SETTINGS[rule], choice, steps=500, batch_rows=choice.rows(1000), seq_len=1000, N=1e8
     )
     assert abs(recipe.batch_rows * 1000 - choice.batch_tokens) <= 500
     assert recipe.batch_tokens_asked == choice.batch_tokens

@@ -19,6 +19,7 @@ def shares(schedule: Schedule, steps: int = 100, warmup: int = 5, decay: int = 2
             schedule=schedule,
             decay_steps=decay,
             floor=floor,
+            period_steps=40 if schedule is Schedule.WSD_STEPPED else None,
         )
         for step in range(steps)
     ]
@@ -61,6 +62,18 @@ def test_wsd_linear_is_flat_and_then_a_line():
     assert shares(Schedule.WSD_LINEAR, floor=0.1)[90] == pytest.approx(0.1 + 0.9 * 0.5)
 
 
+def test_wsd_stepped_falls_by_the_root_of_two_when_the_steps_have_doubled():
+    got = shares(Schedule.WSD_STEPPED, steps=400, decay=80)
+    assert set(got[5:40]) == {1.0}
+    assert set(got[40:80]) == {math.sqrt(1 / 2)}
+    assert set(got[80:160]) == {1 / 2}
+    assert set(got[160:321]) == {math.sqrt(1 / 8)}  # a branch decays from the rate of its trunk
+    assert got[340] == math.sqrt(1 / 8) / 2  # a quarter of the decay done
+    early = shares(Schedule.WSD_STEPPED, steps=100, decay=20)
+    assert early[:80] == got[:80]
+    assert early[80] == early[79]
+
+
 def test_cosine_and_linear_are_halfway_at_half_of_what_follows_the_warm_up():
     for schedule in (Schedule.COSINE, Schedule.LINEAR):
         got = shares(schedule, steps=105)
@@ -77,5 +90,6 @@ def test_constant_stays():
 
 @pytest.mark.parametrize("schedule", [s for s in Schedule if s is not Schedule.CONSTANT])
 def test_the_step_after_the_last_would_be_at_the_floor(schedule):
-    end = lr_share(100, steps=100, warmup_steps=5, schedule=schedule, decay_steps=20, floor=0.05)
+    end = lr_share(100, steps=100, warmup_steps=5, schedule=schedule, decay_steps=20, floor=0.05,
+                   period_steps=40)  # fmt: skip
     assert end == pytest.approx(0.05)
