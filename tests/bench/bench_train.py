@@ -3,12 +3,13 @@
 Run from the checkout, on one core (at least 3 GB of memory):
 
     OMP_NUM_THREADS=1 python tests/bench/bench_train.py [--quick] [--sizes 64x4 ...] [--seq-len 128]
+                                                        [--rounds 41] [--contestants NAME ...]
 
 What is compared: float32 models of equal shape (B x T = 2,048 tokens a step, V 256, head_dim
 min(32, d_model); ours with rotary positions), each with fused AdamW and clipped gradients, a step
 of ours with its data loading and bookkeeping, a step of theirs on tokens that lie ready. Every
-contestant lives in a process of its own, as people run it, and all of a size are stepped in turn, so
-that a busy machine is busy for all of them alike. Seconds are CPU seconds of a contestant's process; a ratio is
+contestant lives in a process of its own, as people run it, one size after another, and all are stepped
+in turn, so that a busy machine is busy for all of them alike. Seconds are CPU seconds of a contestant's process; a ratio is
 the median over rounds of theirs over ours, with quartiles.
 
 FLOP/s are PaLM FLOPs of our model (the matmuls of both are the same). Words after a colon say how a
@@ -49,18 +50,26 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few rounds, for a look")
     parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="WIDTHxLAYERS")
     parser.add_argument("--seq-len", type=int, default=128)
+    parser.add_argument("--rounds", type=int, help="of each size; default: 41, 9 with --quick")
+    parser.add_argument("--contestants", nargs="+", default=(*OURS, *THEIRS), metavar="NAME")
     parser.add_argument("--serve", metavar="CONTESTANT", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     sys.path.insert(0, str(CHECKOUT))
     if asked.serve:
-        serve(asked.serve, asked.sizes[0], asked.seq_len)
+        serve(asked.serve, asked.seq_len)
         return
     import bench_train_parts as parts
 
     emit("machine", **machine(), **parts.matmul_modes())
-    rounds = 9 if asked.quick else 41
-    for size in asked.sizes:
-        compare(size, asked.seq_len, rounds)
+    rounds = asked.rounds or (9 if asked.quick else 41)
+    contestants = {name: start(name, asked.seq_len) for name in asked.contestants}
+    try:
+        for size in asked.sizes:
+            compare(contestants, size, asked.seq_len, rounds)
+    finally:
+        for process in contestants.values():
+            process.stdin.close()
+            process.wait(30)
     for size in asked.sizes:
         emit("matmul_share", size=size, **parts.matmul_share(shape(size, asked.seq_len)))
     end = ["64x4"] if not asked.quick else [asked.sizes[0]]
@@ -74,22 +83,18 @@ def main() -> None:
         emit("first_step", **parts.first_step(Path(folder), 3 if asked.quick else 7))
 
 
-def compare(size: str, seq_len: int, rounds: int) -> None:
+def compare(
+    contestants: dict[str, subprocess.Popen[str]], size: str, seq_len: int, rounds: int
+) -> None:
     """Step every contestant of a size in turn, and print its rate and our ratio to it."""
     from models.flops import FlopRule, flops_per_token
 
-    contestants = {name: start(name, size, seq_len) for name in (*OURS, *THEIRS)}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    try:
-        for round_ in range(rounds + 4):  # the first steps warm up
-            for name, process in contestants.items():
-                taken = step(process)
-                if round_ >= 4:
-                    seconds[name].append(taken)
-    finally:
-        for process in contestants.values():
-            process.stdin.close()
-            process.wait(30)
+    for round_ in range(rounds + 4):  # the first steps warm up
+        for name, process in contestants.items():
+            taken = step(process, size)
+            if round_ >= 4:
+                seconds[name].append(taken)
     flops = TOKENS * flops_per_token(shape(size, seq_len), FlopRule.PALM)
     for name, taken in seconds.items():
         emit(
@@ -101,10 +106,13 @@ def compare(size: str, seq_len: int, rounds: int) -> None:
             milliseconds=[1e3 * q for q in quartiles(taken)],
             gflop_per_second=flops / statistics.median(taken) / 1e9,
         )
-    best = min(THEIRS, key=lambda name: statistics.median(seconds[name]))
-    exact = min((n for n in THEIRS if ",highest" in n), key=lambda n: statistics.median(seconds[n]))
-    for against, words in ((DEFAULT, "default"), (best, "best"), (exact, "best in float32")):
-        for ours in OURS:
+    theirs = sorted(
+        (n for n in THEIRS if n in seconds), key=lambda n: statistics.median(seconds[n])
+    )
+    exact = [name for name in theirs if ",highest" in name]
+    default = [name for name in theirs if name == DEFAULT]
+    for those, words in ((default, "default"), (theirs, "best"), (exact, "best in float32")):
+        for ours, against in ((o, t) for o in OURS if o in seconds for t in those[:1]):
             pairs = zip(seconds[against], seconds[ours], strict=True)
             ratio = quartiles([theirs / own for theirs, own in pairs])
             emit("ratio", size=size, seq_len=seq_len, ours=ours, theirs=against, which=words,
@@ -120,10 +128,10 @@ def shape(size: str, seq_len: int):
                      vocab_size=VOCABULARY, seq_len=seq_len)  # fmt: skip
 
 
-def start(name: str, size: str, seq_len: int) -> subprocess.Popen[str]:
-    """Start a contestant; it answers each line with the CPU seconds of a step."""
+def start(name: str, seq_len: int) -> subprocess.Popen[str]:
+    """Start a contestant; it answers each line, a size, with the CPU seconds of a step."""
     return subprocess.Popen(
-        [sys.executable, __file__, "--serve", name, "--sizes", size, "--seq-len", str(seq_len)],
+        [sys.executable, __file__, "--serve", name, "--seq-len", str(seq_len)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -132,21 +140,24 @@ def start(name: str, size: str, seq_len: int) -> subprocess.Popen[str]:
     )
 
 
-def step(process: subprocess.Popen[str]) -> float:
+def step(process: subprocess.Popen[str], size: str) -> float:
     """Have a contestant take a step, and wait for it."""
-    process.stdin.write("step\n")
+    process.stdin.write(f"{size}\n")
     process.stdin.flush()
     return float(process.stdout.readline())
 
 
-def serve(name: str, size: str, seq_len: int) -> None:
-    """Be a contestant."""
+def serve(name: str, seq_len: int) -> None:
+    """Be a contestant: one size after another, each new one in the place of the last."""
     import bench_train_parts as parts
 
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library says is no answer
-    take = parts.contestant(name, shape(size, seq_len))
-    for _ in sys.stdin:
+    size, take = "", None
+    for asked in map(str.strip, sys.stdin):
+        if asked != size:
+            size, take = asked, None  # lets go of the last model first
+            take = parts.contestant(name, shape(size, seq_len))
         began = time.process_time()
         take()
         answers.write(f"{time.process_time() - began}\n")
