@@ -8,7 +8,8 @@ from rich.console import Console
 from slurm.site import Ask, check_ask, read_site
 from sweep.errors import UsageError
 from sweep.launch_asked import SlurmLaunch
-from sweep.launch_price import disk_needed, say_disk
+from sweep.launch_price import disk_needed
+from sweep.launch_said import say_disk
 from sweep.packs import Pack
 from sweep.resources import Sized
 

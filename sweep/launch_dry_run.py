@@ -14,7 +14,7 @@ from sweep.folder import SweepFolder, join_plan
 from sweep.in_queue import cells_in_queue, look_at_queue
 from sweep.launch_asked import SlurmLaunch, Submitted, measured_of, packs_asked
 from sweep.launch_checks import check_request, check_site
-from sweep.launch_price import check_price, say_counts, say_sizes, seconds_of, tasks_in_words
+from sweep.launch_price import check_price, seconds_of
 from sweep.launch_requests import (
     frozen_settings,
     new_arrays,
@@ -22,6 +22,7 @@ from sweep.launch_requests import (
     new_finish,
     request_of,
 )
+from sweep.launch_said import say_counts, say_sizes, tasks_in_words
 from sweep.packs import Pack, cells_of
 from sweep.stop_law import freeze_rule
 from sweep.tried import Chosen, choose_cells

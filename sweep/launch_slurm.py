@@ -25,14 +25,7 @@ from sweep.launch_asked import SlurmLaunch, Submitted, measured_of, packs_asked
 from sweep.launch_checks import check_disk, check_request, check_site
 from sweep.launch_dry_run import dry_run
 from sweep.launch_lease import launch_lease
-from sweep.launch_price import (
-    check_price,
-    say_array,
-    say_bad_nodes,
-    say_counts,
-    say_sizes,
-    seconds_of,
-)
+from sweep.launch_price import check_price, seconds_of
 from sweep.launch_requests import (
     frozen_settings,
     new_arrays,
@@ -40,6 +33,7 @@ from sweep.launch_requests import (
     new_finish,
     request_of,
 )
+from sweep.launch_said import say_array, say_bad_nodes, say_counts, say_sizes
 from sweep.launch_words import keep_words
 from sweep.live import AS_ASKED
 from sweep.packs import cells_of

@@ -6,7 +6,9 @@ Minutes in all: `make test-cluster`.
 import os
 import shutil
 import subprocess
+import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +16,11 @@ from pathlib import Path
 import pytest
 from helpers_cluster import Lab, was_told
 
+from slurm.devcluster.processes import job_processes
 from slurm.devcluster.up import up
+from slurm.preempt import exclude_nodes
 from slurm.queue import NoSlurm, read_queue
+from sweep.canary import canary_words
 from sweep.submissions import read_submissions
 
 pytestmark = pytest.mark.slow
@@ -160,15 +165,66 @@ def test_a_memory_limit_is_named_and_mended_by_what_status_says(lab, right):
     lab.check(sweep, right)
 
 
-def test_a_process_that_exits_without_a_word(lab, right):
-    """A job that ends with a status of its own, as by sys.exit: status says which, in words."""
-    sweep = "exits"
-    lab.launch(sweep, "cluster.setup=['exit 3']")
+EXITS = [
+    pytest.param(
+        "cluster.setup=['exit 3']", "ended with exit status 3", id="the batch file, with 3"
+    ),
+    pytest.param("cluster.python={exits_7}", "ended with exit status 7", id="sys.exit(7)"),
+    pytest.param("cluster.python={exits_0}", "ended without an error", id="sys.exit(0)"),
+]
+
+
+@pytest.mark.parametrize(("word", "said"), EXITS)
+def test_a_process_that_exits_without_a_word(lab, right, tmp_path, word, said):
+    """SLURM says FAILED or COMPLETED; there is no record, and status says so in words."""
+    sweep = f"exits-{tmp_path.name}"
+    programs = {f"exits_{n}": _program(tmp_path / f"exits_{n}", f"exit {n}") for n in (0, 7)}
+    lab.launch(sweep, word.format(**programs), "grid.budgets=[1.4e10]")
     lab.wait_until_idle()
-    lab.wait_to_be_told(sweep, "ended with exit status 3, and without a record")
-    lab.launch(sweep)
+    lab.wait_to_be_told(sweep, said)
+    assert "without a record" in lab.status(sweep)
+    if "exits_7" in word:
+        assert lab.logs(sweep).count("lost with exit status 7: queued again") == 2 * len(
+            _few(right)
+        )
+    lab.launch(sweep, "grid.budgets=[1.4e10]")
     lab.wait_until_idle()
-    lab.check(sweep, right)
+    lab.check(sweep, _few(right))
+
+
+def _program(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(["#!/bin/bash", *lines, ""]))
+    path.chmod(0o755)
+    return path
+
+
+def _few(right: Mapping[str, float]) -> dict[str, float]:
+    """Return cells of the smallest budget, with their losses."""
+    return {cell: loss for cell, loss in right.items() if cell.startswith("c1.4e10")}
+
+
+def test_a_time_limit_in_a_container(lab, right, tmp_path):
+    """No scontrol in there: the task leaves a wish, and its batch file queues the job again."""
+    sweep = "contained"
+    inside = f"PATH=/nowhere exec {sys.executable}"
+    apptainer = [
+        'while [ "$1" != -P ]; do shift; done',
+        f'{inside} "$@"',
+    ]  # drops exec, --bind, image
+    _program(tmp_path / "apptainer", *apptainer)
+    lab.launch(sweep, "cluster=slurm_apptainer", "cluster.container=ours.sif", "grid.budgets=[1.4e10]",
+               f"cluster.setup=['export PATH={tmp_path}:$PATH']")  # fmt: skip
+    _, status = lab.hold(sweep)
+    minutes = int(lab.ask("squeue", "-h", "-o", "%M", "-j", lab.job_of(status)).split(":")[-2]) + 2
+    lab.ask("scontrol", "update", f"jobid={lab.job_of(status)}", f"timelimit={minutes}")
+    try:
+        lab.wait_for("the signal before the limit", lambda: was_told(status["pid"]))
+    finally:
+        lab.go_on(status)
+    lab.wait_until_idle()
+    assert "saved; there is no scontrol here" in lab.logs(sweep)
+    assert not list((lab.folder(sweep).path / "logs").glob("*_again"))
+    lab.check(sweep, _few(right))
 
 
 def test_a_full_disk(lab, right, tmp_path):
@@ -268,8 +324,6 @@ def test_a_rank_that_dies_ends_the_attempt_in_seconds(lab, right):
 
 
 def _tasks(lab: Lab, status) -> list:
-    from slurm.devcluster.processes import job_processes
-
     wanted = f"SLURM_ARRAY_TASK_ID={status['index']}"
     job = f"SLURM_ARRAY_JOB_ID={status['slurm_job_id']}"
     return [
@@ -300,6 +354,49 @@ def test_a_canary_that_fails_stops_the_launch_with_its_words(lab):
     finally:
         hidden.rename(lab.root / ".data")
     assert not any(lab.folder(sweep).path.glob("cells/*/*/status.json"))
+
+
+def test_a_canary_that_is_killed_comes_back(lab, right):
+    """As one that is preempted: arrays would else be cancelled for what was no fault of theirs."""
+    sweep = "canary-killed"
+    lab.launch(sweep, "launch.canary=true", "grid.budgets=[1.4e10]")
+    (canary,) = [s for s in read_submissions(lab.folder(sweep)) if s.kind == "canary"]
+    process = lab.wait_for("the canary", lambda: next(
+        (p for p in job_processes(lab.cluster) if "sweep.canary" in p.argv
+         and p.argv[0].endswith("python")), None))  # fmt: skip
+    os.kill(process.pid, 9)
+    lab.wait_until_idle()
+    assert "lost with exit status 137: queued again" in lab.logs(sweep)
+    assert canary_words(lab.folder(sweep), canary) == ""
+    lab.check(sweep, _few(right))
+
+
+def test_what_waits_is_kept_off_nodes_beside_those_that_were_excluded(lab, monkeypatch):
+    monkeypatch.setenv("SLURM_CONF", str(lab.cluster.conf))
+    first, second, third, _ = [f"{lab.cluster.prefix}{n}" for n in range(1, 5)]
+    quiet = ("--output=/dev/null", "--parsable", f"--exclude={first}")
+    job = lab.ask("sbatch", *quiet, "--array=0-3%1", "--wrap=sleep 600")
+    lab.wait_for("a task to run", lambda: any("RUNNING" in line for line in lab.queue()))
+    exclude_nodes([job], [second, third])
+    lab.ask("scontrol", "update", f"jobid={job}", "arraytaskthrottle=4")
+    lab.wait_for("all tasks to run", lambda: sum("RUNNING" in line for line in lab.queue()) == 4)
+    nodes = lab.ask("squeue", "-h", "-r", "-o", "%K %N", "-j", job).splitlines()
+    later = {line.split()[1] for line in nodes if not line.startswith("0 ")}
+    assert later == {f"{lab.cluster.prefix}4"}
+
+
+def test_what_the_site_has_not_is_refused_in_one_line(lab):
+    """By our own look at the site, or in the words of sbatch; then nothing is in the queue."""
+    for word, said in (
+        ("cluster.partition=none", "cluster.partition=none is not here; it may be main, preempt"),
+        ("cluster.gpus=3", "cluster.gpus=3: a node of partition main has 2"),
+        ("cluster.constraint=none", "sbatch refused it: "),
+    ):
+        done = lab.isoflop("launch", *lab.words("refused", word))
+        assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
+        assert said in done.stderr
+        assert not lab.queue()
+    assert {s.state for s in read_submissions(lab.folder("refused"))} == {"refused"}
 
 
 def test_queue_states_of_a_real_cluster(lab, monkeypatch):
@@ -341,4 +438,10 @@ def test_a_ledger_without_ids_is_settled_by_job_names(lab, right):
     lab.launch(sweep, "grid.budgets=[1.4e10]")
     lab.wait_until_idle()
     assert len(read_submissions(folder)) == 1
-    assert lab.losses(sweep) == {c: v for c, v in right.items() if c.startswith("c1.4e10")}
+    assert lab.losses(sweep) == _few(right)
+    before = {p: p.stat().st_mtime_ns for p in folder.records.iterdir()}
+    said = lab.launch(sweep).stdout  # the sweep grows: old cells keep their ids, and their records
+    assert f"{len(right)} cells, {len(before)} done" in said
+    lab.wait_until_idle()
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    lab.check(sweep, right)
