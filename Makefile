@@ -37,7 +37,7 @@ test: $(READY) check
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster -m "not slow"
 
 test-cluster: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/cluster -m slow --durations=10
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/cluster tests/test_examples.py -m slow --durations=10
 
 check: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/lint-imports

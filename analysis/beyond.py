@@ -18,7 +18,16 @@ from analysis.budget_inference import Prices, cheapest, trained_longer
 from analysis.budget_laws import BudgetLaw, law_of_fits
 from analysis.emergence import exact_match, token_accuracy
 from analysis.figure_data import entries, part
-from analysis.report_numbers import count, exponent, known, parameter, percent, power, ratio
+from analysis.report_numbers import (
+    count,
+    exponent,
+    known,
+    minus,
+    parameter,
+    percent,
+    power,
+    ratio,
+)
 
 if TYPE_CHECKING:
     from analysis.engine import LawFit
@@ -91,7 +100,7 @@ def _overtraining(fits: Fits) -> str:
         raise _NeedsError(
             f"a fit of the law overtraining: {row.get('reason') or row.get('status')}"
         )
-    said = f"eta = {parameter(eta)} ({_status(row)}): the reducible loss falls as C to the power -{parameter(eta)} at any D/N"
+    said = f"eta = {parameter(eta)} ({_status(row)}): the reducible loss falls as C to the power {minus(parameter(-eta))} at any D/N"
     law, target = _law(fits), _target(fits)
     if law is None or target is None:
         return said

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.beyond import laws_beyond
-from analysis.report_document import Block, Section, Text, table
+from analysis.report_document import Block, Points, Section, Text
 
 _MORE = (
     "Two sweeps against each other, what one recipe's compute is worth in the other's: "
@@ -19,15 +19,9 @@ def beyond_section(
 ) -> Section:
     """Say every law beyond the fit in a line; arguments as analysis.beyond.laws_beyond takes them."""
     found = laws_beyond(fits, points, curves)
-    told = [[b.law, b.says] for b in found if b.says]
-    left = [[b.law, b.needs] for b in found if b.needs]
-    blocks: list[Block] = []
-    if told:
-        columns = ("law", "what these runs say")
-        blocks.append(table(columns, told, text=columns))
+    told = tuple(f"{b.law}: {b.says}." for b in found if b.says)
+    left = tuple(f"{b.law}: {b.needs}." for b in found if b.needs)
+    blocks: list[Block] = [Points(told)] if told else []
     if left:
-        columns = ("law", "needs")
-        caption = "Not asked, for want of data"
-        blocks.append(table(columns, left, text=columns, caption=caption))
-    blocks.append(Text(_MORE, "note"))
-    return Section("beyond", "Laws beyond the fit", tuple(blocks))
+        blocks += [Text("What these runs don't hold, by the law that would need it:"), Points(left)]
+    return Section("beyond", "Laws beyond the fit", (*blocks, Text(_MORE, "note")))

@@ -86,6 +86,16 @@ def read_records(path: Path) -> pd.DataFrame:
     return _read_folder(path).to_pandas()
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """Read one attempt's record, fast.
+
+    Raises:
+        StoreError: as read_records.
+    """
+    row = _read_row(path)
+    return row if isinstance(row, dict) else _read(path, arrow_schema()).to_pylist()[0]
+
+
 def collect_records(folder: Path, path: Path) -> pd.DataFrame:
     """Write every record under `folder` to one file, and return them.
 

@@ -7,17 +7,16 @@ neither judged nor followed: their recipe is not the sweep's.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.fits_file import UNKNOWN, FitsError, Pair
 from analysis.points import N_COLUMNS
 from analysis.stopping import Curve, Outlook, outlook
 from analysis.stored_law import Expected, StoredLaw, read_stored_law
+from results.store import StoreError, read_record
 from sweep.folder import SweepFolder
 from sweep.sweep_facts import recorded_attempts
 
@@ -25,30 +24,25 @@ NEAREST = 12  # finished cells that show how a curve goes on
 _COLUMNS = ["cell_id", "N_total", "tokens", "probe"]
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a planned cell stands among the others."""
-
-    x: float  # log of N_total
-    y: float  # log of D
-    tokens: int
-    is_probe: bool
-
-
 class Curves:
     """Curves of a sweep's cells, each finished one read once."""
 
     def __init__(self, folder: SweepFolder) -> None:
         self.folder = folder
-        rows = pq.read_table(folder.plan, columns=_COLUMNS).to_pylist()
-        self.places = {r["cell_id"]: _place(r) for r in rows}
-        self.recorded: Mapping[str, list[int]] = {}
+        plan = pq.read_table(folder.plan, columns=_COLUMNS)
+        self.cell_ids = plan["cell_id"].to_pylist()
+        self.at = {cell_id: i for i, cell_id in enumerate(self.cell_ids)}
+        self.tokens = plan["tokens"].to_numpy()
+        self.place = np.log(np.stack([plan["N_total"].to_numpy(), self.tokens]).astype(float))
+        self.is_probe = np.array([p is not None for p in plan["probe"].to_pylist()])
         self._finished: dict[tuple[str, int], Curve | None] = {}
         self.look_again()
 
     def look_again(self) -> None:
         """Take in what was recorded meanwhile."""
         self.recorded = recorded_attempts(self.folder)
+        known = np.array([cell_id in self.recorded for cell_id in self.cell_ids])
+        self.usable = np.flatnonzero(known & ~self.is_probe)
 
     def outlook(
         self, cell_id: str, attempt: int, expected: Expected | None, level: float
@@ -62,7 +56,7 @@ class Curves:
             level: of the projected interval.
         """
         path = self.folder.cell(cell_id) / str(attempt) / "train.jsonl"
-        curve = _read_curve(path, self.places[cell_id].tokens)
+        curve = _read_curve(path, int(self.tokens[self.at[cell_id]]))
         if curve is None:
             return Outlook("unknown", "no curve that can be read", 0.0)
         predicted, interval = (math.nan, UNKNOWN) if expected is None else _of(expected)
@@ -70,16 +64,15 @@ class Curves:
 
     def _like(self, cell_id: str) -> list[Curve]:
         """Finished curves of the cells nearest in log N and log D."""
-        here, found = self.places[cell_id], []
-        others = [
-            (math.hypot(p.x - here.x, p.y - here.y), i)
-            for i in self.recorded
-            if i != cell_id and (p := self.places.get(i)) is not None and not p.is_probe
-        ]
-        for _, other in sorted(others):
+        here, found = self.at[cell_id], []
+        apart = np.hypot(*(self.place[:, self.usable] - self.place[:, [here]]))
+        for other in self.usable[np.argsort(apart, kind="stable")]:
             if len(found) == NEAREST:
                 break
-            curves = (self._curve_of(other, n) for n in sorted(self.recorded[other]))
+            if other == here:
+                continue
+            name = self.cell_ids[other]
+            curves = (self._curve_of(name, n) for n in sorted(self.recorded[name]))
             found += [c for c in curves if c is not None][:1]
         return found
 
@@ -90,7 +83,7 @@ class Curves:
             record = self.folder.records / f"{cell_id}.{attempt}.parquet"
             path = self.folder.cell(cell_id) / str(attempt) / "train.jsonl"
             loss = _final_loss(record)
-            tokens = self.places[cell_id].tokens
+            tokens = int(self.tokens[self.at[cell_id]])
             self._finished[key] = None if loss is None else _read_curve(path, tokens, loss)
         return self._finished[key]
 
@@ -120,16 +113,11 @@ def _of(expected: Expected) -> tuple[float, Pair]:
     return expected.loss, expected.interval
 
 
-def _place(row: Mapping) -> Place:
-    tokens = row["tokens"]
-    return Place(math.log(row["N_total"]), math.log(tokens), tokens, row["probe"] is not None)
-
-
 def _final_loss(record: Path) -> float | None:
     """Read the final loss of a finished record; None of any other, or where it can't be read."""
     try:
-        row = pq.read_table(record, columns=["status", "val_loss"]).to_pylist()[0]
-    except (pa.ArrowInvalid, OSError, IndexError):
+        row = read_record(record)
+    except StoreError:
         return None
     return row["val_loss"] if row["status"] == "finished" else None
 

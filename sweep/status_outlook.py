@@ -14,7 +14,7 @@ from sweep.folder import SweepFolder
 from sweep.outlooks import Curves, expected_of, law_for
 from sweep.stop_law import fits_file
 
-LOOKED_AT = 20  # running cells, dearest first: each may open a dozen curves
+LOOKED_AT = 12  # running cells, dearest first: each may open a dozen curves
 SHOWN = 8
 _LEVEL = 0.9  # of a projected interval, where there is no law to take it from
 _ORDER = ("diverged", "hopeless", "behind", "unknown", "beats")

@@ -1,6 +1,7 @@
 """The report in a real browser: nothing in the console, nothing wider than the screen."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -9,9 +10,11 @@ import pytest
 
 from analysis.fit import fit
 from analysis.fits_file import read_fits
+from analysis.multiplier import Multiplier
 from analysis.points import points_from_records
 from analysis.report import write_comparison, write_report
 from analysis.report_compare import NamedFit
+from analysis.report_worth import Worth
 from tests.report_inputs import HOSTILE, planted_curves, planted_records, points_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -79,17 +82,26 @@ def with_probe(out):
     return path
 
 
-def planted_fit(out, seed: int = 0):
-    fit(points_from_records(planted_records(seed=seed)), draws=200).write(out / "fits.json")
-    return read_fits(out / "fits.json")
+DRAWS = 40  # enough for intervals to be drawn: how wide they are is not looked at
 
 
 @pytest.fixture(scope="module")
-def probed(tmp_path_factory):
+def planted(tmp_path_factory):
+    """Return two fits of planted sweeps that differ in their noise."""
+    out = tmp_path_factory.mktemp("fits")
+    found = []
+    for seed in range(2):
+        fit(points_from_records(planted_records(seed=seed)), draws=DRAWS).write(out / "fits.json")
+        found.append(read_fits(out / "fits.json"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory, planted):
     out = tmp_path_factory.mktemp("page")
     records = planted_records()
     boards = ["NVIDIA A100-SXM4-80GB" if i % 2 else HOSTILE for i in range(len(records))]
-    write_report(out, planted_fit(out), records=records.assign(board=boards),
+    write_report(out, planted[0], records=records.assign(board=boards),
                  points=points_of(records), curves=planted_curves(records), price=2.0,
                  plan=records[["cell_id"]], title=f"planted {HOSTILE}",
                  command="isoflop report sweep=planted")  # fmt: skip
@@ -97,11 +109,13 @@ def probed(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def probed_comparison(tmp_path_factory):
+def probed_comparison(tmp_path_factory, planted):
     out = tmp_path_factory.mktemp("comparison")
-    named = [NamedFit(f"{HOSTILE} {i}", "a/fits.json", planted_fit(out, i)) for i in range(2)]
+    named = [NamedFit(f"{HOSTILE} {i}", "a/fits.json", fits) for i, fits in enumerate(planted)]
     named.append(NamedFit("gone", "b/fits.json", None, HOSTILE))
-    write_comparison(out, named, title=HOSTILE, command="isoflop report")
+    m = Multiplier("chinchilla", 1e12, 1.8, (1.2, math.inf), 0.97, (1.5, 1.6), "ok", None)
+    worth = [Worth(named[0].name, named[1].name, (m,)), Worth("a", "gone", problem=HOSTILE)]
+    write_comparison(out, named, title=HOSTILE, command="isoflop report", worth=worth)
     return with_probe(out)
 
 
