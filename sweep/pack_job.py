@@ -54,7 +54,8 @@ class PackJob:
                 except (WorkerRefused, NoWorker) as e:
                     say(f"failed: {e}")
                     return SAID_WHY if isinstance(e, WorkerRefused) else _LOST
-                if (name := self.notice.take()) is not None and self._leaves(name):
+                name = self.notice.take()
+                if name is not None and self._left() and self._leaves(name):
                     return 0
         if self.lost:
             return _LOST

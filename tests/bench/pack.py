@@ -71,6 +71,6 @@ def train(root: Path, name: str, at_once: int, packed: bool) -> None:
 if __name__ == "__main__":
     together = int(sys.argv[1]) if len(sys.argv) > 1 else 2
     with tempfile.TemporaryDirectory() as place:
-        for turn in range(3):
+        for turn in range(2):
             train(Path(place), f"apart-{turn}", together, packed=False)
             train(Path(place), f"packed-{turn}", together, packed=True)
