@@ -6,6 +6,7 @@ last step, or when its stdin ends: then the leader has stopped, or is dead.
 
 import json
 import os
+import queue
 import sys
 import threading
 import time
@@ -28,6 +29,10 @@ from sweep.train import Diverged, Trainer, train
 def main() -> None:
     """Train this rank's share, as the leader says on stdin."""
     setup = json.loads(sys.stdin.readline())
+    said: queue.Queue[str] = queue.Queue()
+    threading.Thread(
+        target=_listen, args=(said,), daemon=True
+    ).start()  # the leader may die any time
     device = open_device(HardwareSettings(**setup["hardware"]), setup["rank"])
     node_cache = setup["node_cache"]
     rows = open_rows(
@@ -40,9 +45,7 @@ def main() -> None:
     ranks = join(device, setup["rank"], store)
 
     def go_on_from() -> str | None:
-        path = json.loads(sys.stdin.readline())["checkpoint"]
-        threading.Thread(target=_end_with_the_leader, daemon=True).start()
-        return path
+        return json.loads(said.get())["checkpoint"]
 
     follow(cell_from_row(setup["cell"]), rows, device, ranks, go_on_from)
 
@@ -112,8 +115,10 @@ def _end_with_the_store(meet: Path) -> None:
     os._exit(0)
 
 
-def _end_with_the_leader() -> None:
-    sys.stdin.read()
+def _listen(said: queue.Queue[str]) -> None:
+    """Pass on what the leader says, and end with it."""
+    for line in sys.stdin:
+        said.put(line)
     os._exit(0)
 
 
