@@ -6,6 +6,7 @@ last step, or when its stdin ends: then the leader has stopped, or is dead.
 
 import json
 import os
+import queue
 import sys
 import threading
 import time
@@ -30,6 +31,10 @@ _LEADER_LEAVES = 15.0  # seconds in which a follower notices that its leader has
 def main() -> None:
     """Train this rank's share, as the leader says on stdin."""
     setup = json.loads(sys.stdin.readline())
+    said: queue.Queue[str] = queue.Queue()
+    threading.Thread(
+        target=_listen, args=(said,), daemon=True
+    ).start()  # the leader may die any time
     device = open_device(HardwareSettings(**setup["hardware"]), setup["rank"])
     node_cache = setup["node_cache"]
     rows = open_rows(
@@ -42,9 +47,7 @@ def main() -> None:
     ranks = join(device, setup["rank"], store)
 
     def go_on_from() -> str | None:
-        path = json.loads(sys.stdin.readline())["checkpoint"]
-        threading.Thread(target=_end_with_the_leader, daemon=True).start()
-        return path
+        return json.loads(said.get())["checkpoint"]
 
     follow(cell_from_row(setup["cell"]), rows, device, ranks, go_on_from)
 
@@ -119,8 +122,10 @@ def _end_with_the_store(meet: Path) -> None:
     os._exit(0)
 
 
-def _end_with_the_leader() -> None:
-    sys.stdin.read()
+def _listen(said: queue.Queue[str]) -> None:
+    """Pass on what the leader says, and end with it."""
+    for line in sys.stdin:
+        said.put(line)
     os._exit(0)
 
 

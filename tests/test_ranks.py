@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from helpers_cells import CPU, MODEL, RUN, data_settings, tiny_cell
 
 from sweep import checkpoint
 from sweep.attempt import Stopped, run_attempt
+from sweep.cells import cell_to_row
 from sweep.claim import claim
 from sweep.data import open_data
 from sweep.device import open_device
@@ -100,6 +101,22 @@ def test_followers_are_started_lead_to_a_record_and_end(text_folder, shards, tmp
     assert (record.n_device, record.micro_batch) == (2, 5)
     assert 0 < record.mfu_of_measured_peak < 1
     assert followers() == []
+
+
+def test_a_follower_whose_leader_died_before_they_met_ends(text_folder, shards):
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    setup = {
+        "rank": 1, "port": store.port, "hardware": asdict(replace(CPU, ranks=2)),
+        "cell": cell_to_row(CELL), "data": data_settings(text_folder).to_columns(),
+        "shards": str(shards), "node_cache": None,
+    }  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "sweep.follower"], cwd=TESTS.parent, stdin=subprocess.PIPE,
+        text=True,
+    ) as follower:  # fmt: skip
+        follower.stdin.write(json.dumps(setup) + "\n")
+        follower.stdin.close()
+        assert follower.wait(240) == 0  # alone it would wait for the others for an hour
 
 
 def followers() -> list[int]:
