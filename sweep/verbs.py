@@ -406,7 +406,7 @@ VERBS: dict[str, Verb] = {
         design,
         (*_CELLS, *_HARDWARE, "design.*"),
         "the next cells to run, for a target and a budget",
-        "isoflop design grid=smoke design.flops=1e12",
+        "isoflop design grid=smoke design.flops=3e12",
     ),
     "demo": Verb(
         demo,
