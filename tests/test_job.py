@@ -36,7 +36,7 @@ def job(tmp_path, shards, text_folder, monkeypatch):
     (planned,) = freeze_plan(folder, [PlannedCell(CELL, data_settings(text_folder))])
     run = replace(RUN, lease_seconds=15.0, evaluations=0)
     frozen = Frozen(shards, None, CPU, run, max_requeues=3, retries=2)
-    one = new_submission(folder, "cells", code="c", cells=(CELL.id,), settings=frozen.to_dict())
+    one = new_submission(folder, "cells", code="c", tasks=((CELL.id,),), settings=frozen.to_dict())
     path = write_submission(folder, submitted(folder, one, "7"))
     (folder.path / "logs").mkdir()
     slurm = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0",

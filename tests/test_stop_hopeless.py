@@ -179,7 +179,7 @@ def test_a_job_of_slurm_stops_a_hopeless_cell_and_goes_on_when_asked(sweep, shar
             **more,
         )
         one = new_submission(
-            folder, "cells", code="x", resources={}, settings=frozen.to_dict(), cells=(cell.id,)
+            folder, "cells", code="x", resources={}, settings=frozen.to_dict(), tasks=((cell.id,),)
         )
         path = write_submission(folder, one)
         here = {"SLURM_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "0", "PYTHONPATH": str(code)}
