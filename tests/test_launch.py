@@ -8,12 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers_cells import CPU
+from helpers_cells import CPU, RUN
 from helpers_cli import isoflop, start, tiny_grid
 
 from results.store import read_records, results_of
 from slurm.lease import _started, me
-from sweep import launch
+from sweep import launch, workers
 from sweep.arguments import parse
 from sweep.attempt import run_attempt
 from sweep.claim import claim
@@ -23,6 +23,7 @@ from sweep.folder import SweepFolder, read_plan
 from sweep.local_launches import announced
 from sweep.resolve import resolve, run_settings
 from sweep.verbs import VERBS
+from sweep.workers import Attempts, worker_commands
 
 LONG = "[6e8]"  # half a second a cell, or a few on a busy machine
 SAVE_OFTEN = "run.checkpoint_seconds=0.05"
@@ -215,7 +216,7 @@ def test_a_launch_of_which_the_other_is_killed_takes_over_its_cell(text_folder, 
 def test_a_worker_that_can_not_start_fails_the_launch_and_no_cell(
     text_folder, tmp_path, command, monkeypatch
 ):
-    monkeypatch.setattr(launch, "sys", SimpleNamespace(executable="/bin/false"))
+    monkeypatch.setattr(workers, "sys", SimpleNamespace(executable="/bin/false"))
     words = tiny_grid(tmp_path / "root", text_folder)
     folder = SweepFolder(tmp_path / "root", "tiny")
     code, out, err = command("launch", *words)
@@ -235,7 +236,8 @@ def test_workers_have_cores_of_their_own_unless_another_launch_is_here(tmp_path,
 
     def pinned() -> list[list[int]]:
         slots = [{"OMP_NUM_THREADS": "1"}] * 2
-        return [c.setup["cores"] for c in launch._commands(folder, slots, {}, tmp_path, 1)]
+        attempts = Attempts(tmp_path, None, CPU, RUN, retries=0, anew={}, stop=None)
+        return [c.setup["cores"] for c in worker_commands(folder, attempts, slots, tmp_path)]
 
     with announced(folder):
         assert pinned() == [[cores[0]], [cores[1]]]

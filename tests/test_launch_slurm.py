@@ -449,6 +449,7 @@ def test_predictions_are_corrected_by_what_finished_cells_took(asked):
     rates, planned = resolved.rates, resolved.planned
     rows = [
         {"cell_id": p.cell.id, "status": status, "n_device": rates.ranks, "device": device,
+         "shared_steps": None,
          "seconds": times * predict_cost(p.cell, rates, p.data.final_tokens).seconds}
         for p, status, device, times in zip(
             planned, ("finished", "finished", "failed", "finished"), ("cpu", "cpu", "cpu", "cuda"),
