@@ -12,13 +12,13 @@ from helpers_cells import CPU
 from helpers_cli import isoflop, start, tiny_grid
 
 from results.store import read_records, results_of
-from sweep import launch
+from sweep import workers
 from sweep.arguments import parse
 from sweep.attempt import run_attempt
 from sweep.claim import claim
 from sweep.data import open_data, prepare_data
 from sweep.device import open_device
-from sweep.folder import SweepFolder, read_plan
+from sweep.folder import SweepFolder, freeze_plan, read_plan
 from sweep.resolve import resolve, run_settings
 from sweep.verbs import VERBS
 
@@ -213,7 +213,7 @@ def test_a_launch_of_which_the_other_is_killed_takes_over_its_cell(text_folder, 
 def test_a_worker_that_can_not_start_fails_the_launch_and_no_cell(
     text_folder, tmp_path, command, monkeypatch
 ):
-    monkeypatch.setattr(launch, "sys", SimpleNamespace(executable="/bin/false"))
+    monkeypatch.setattr(workers, "sys", SimpleNamespace(executable="/bin/false"))
     words = tiny_grid(tmp_path / "root", text_folder)
     folder = SweepFolder(tmp_path / "root", "tiny")
     code, out, err = command("launch", *words)
@@ -275,7 +275,7 @@ def test_a_sweep_has_one_recipe_ladder_and_data(text_folder, tmp_path, command, 
     words = tiny_grid(tmp_path / "root", text_folder)
     resolved = resolve(parse("launch", words, VERBS["launch"].reads).app)
     resolved.folder.make()
-    launch.freeze_plan(resolved.folder, resolved.planned)
+    freeze_plan(resolved.folder, resolved.planned)
     before = resolved.folder.plan.read_bytes()
     code, _, err = command("launch", *tiny_grid(tmp_path / "root", text_folder, **changes))
     assert code == 2
@@ -291,7 +291,7 @@ def test_a_plan_grows_by_budgets_and_seeds_and_keeps_what_it_has(text_folder, tm
         words = tiny_grid(tmp_path / "root", text_folder, **changes, **recipe)
         resolved = resolve(parse("launch", words, VERBS["launch"].reads).app)
         resolved.folder.make()
-        return [p.cell.id for p in launch.freeze_plan(resolved.folder, resolved.planned)]
+        return [p.cell.id for p in freeze_plan(resolved.folder, resolved.planned)]
 
     first = freeze()
     more = freeze(grid__budgets="[4e8,8e8]", grid__seeds="[0,1]")
