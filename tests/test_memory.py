@@ -153,7 +153,7 @@ from pathlib import Path
 from helpers_cells import CPU, data_settings, tiny_cell
 from sweep.data import open_data
 from sweep.device import open_device
-from sweep.micro_batch import DoesNotFit
+from sweep.micro_batch import DoesNotFit, out_of_memory
 from sweep.train import Trainer
 import test_memory
 
@@ -162,11 +162,21 @@ model = getattr(test_memory, sys.argv[3])
 trainer = Trainer(tiny_cell(2, model=model, batch_rows=32), data.train, open_device(CPU))
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 10_000_000, resource.RLIM_INFINITY))
-try:
-    losses = [trainer.train_step().item() for _ in range(2)]
-    print(json.dumps({"micro_rows": trainer.micro_rows, "losses": losses}))
-except DoesNotFit as e:
-    print(json.dumps({"refused": str(e)}))
+while True:
+    try:
+        losses = [trainer.train_step().item() for _ in range(2)]
+        print(json.dumps({"micro_rows": trainer.micro_rows, "losses": losses}))
+        break
+    except DoesNotFit as e:
+        print(json.dumps({"refused": str(e)}))
+        break
+    except RuntimeError as e:  # what fitted twice may not fit a third time into memory in pieces
+        if not out_of_memory(e) or trainer.micro_rows == 1:
+            raise
+        rows = trainer.micro_rows // 2  # as a job does that is tried again
+    del trainer
+    again = tiny_cell(2, model=model, batch_rows=32)
+    trainer = Trainer(again, data.train, open_device(CPU), micro_rows=rows)
 """
 
 
