@@ -10,7 +10,7 @@ READY := .venv/.ready
 help:
 	@echo "make demo      train 23 small models, fit a scaling law, write a report (minutes, on a CPU)"
 	@echo "make test      every test that needs no GPU; five faults on a SLURM that it brings up (as root)"
-	@echo "make test-cluster  the other faults, the demo and a soak on that SLURM; half an hour"
+	@echo "make test-cluster  the other faults, the demo and a soak on that SLURM, and other long tests; half an hour"
 	@echo "make check     style, import rules"
 	@echo "make gpu-check every test and benchmark that needs a GPU, into outputs/gpu-check.json"
 	@echo "make coverage  make test, with line coverage"
@@ -37,7 +37,7 @@ test: $(READY) check
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster -m "not slow"
 
 test-cluster: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/cluster tests/test_examples.py -m slow --durations=10
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile -m slow --durations=10
 
 check: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/lint-imports

@@ -201,6 +201,7 @@ def test_shards_were_read_from_the_node_s_own_copy(sweep):
     assert not [p for p in (sweep.root / "node").iterdir() if p.name.startswith(".copy")]
 
 
+@pytest.mark.slow
 def test_a_law_of_one_set_is_the_law_of_its_losses(sweep, command, tmp_path):
     """fit.loss=far equals a fit of a plain table that has those losses."""
     where = (f"root={sweep.root}", "sweep=tiny")

@@ -31,6 +31,7 @@ def test_without_cuda_it_ends_with_1_and_says_what_to_do(tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_every_check_runs_on_a_cpu_through_the_same_code(tmp_path):
     out = tmp_path / "check.json"
     done = gpu_check("--device", "cpu", "--backend", "aot_eager", "--out", str(out))

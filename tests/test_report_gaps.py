@@ -185,6 +185,7 @@ def test_a_fit_that_failed_stands_beside_one_that_did_not(fits, tmp_path):
     assert page(tmp_path).tags.count("script") == 1
 
 
+@pytest.mark.slow
 def test_fits_by_command(command, fits, other, tmp_path):
     for name, content in (
         ("run a", fits),

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).parent
 STEPS, EVALUATIONS = 12, 6  # of a cell of the driver
 
@@ -72,6 +74,7 @@ def check(moment: dict, got: dict, reference: dict) -> None:
     assert got["left"] == []
 
 
+@pytest.mark.slow
 def test_killed_at_20_moments_and_restarted_a_cell_gives_the_same_bits(
     text_folder, shards, tmp_path
 ):

@@ -5,6 +5,7 @@ import shlex
 import signal
 import time
 
+import pytest
 from helpers_cli import isoflop, start, tiny_grid
 from many_cells import make_sweep
 
@@ -60,6 +61,7 @@ def test_cells_that_wait_for_the_same_reason_are_said_together(tmp_path, command
     assert code == 1
 
 
+@pytest.mark.slow
 def test_a_launch_that_is_cancelled_saves_and_goes_on_where_it_was(tmp_path, text_folder):
     """Cancel, logs and status of a launch on this machine, then the rest of it."""
     words = tiny_grid(

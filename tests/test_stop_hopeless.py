@@ -160,6 +160,7 @@ def test_a_cell_that_no_law_predicts_is_never_ended(sweep):
     assert train(other, rule_of(CELLS[0], 0.1)).status == "finished"
 
 
+@pytest.mark.slow
 def test_a_job_of_slurm_stops_a_hopeless_cell_and_goes_on_when_asked(sweep, shards, text_folder):
     """The task of an array, without SLURM around it: its environment is all that it needs."""
     folder, _, losses = sweep
@@ -217,6 +218,7 @@ def train_seeds(words: list[str], text_folder, shards) -> dict[str, float]:
     return losses
 
 
+@pytest.mark.slow
 def test_a_launch_stops_hopeless_cells_and_trains_them_only_when_asked(
     text_folder, shards, tmp_path, command
 ):

@@ -396,6 +396,7 @@ def start_prepare(folder: Path, cache: Path) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_leaves_nothing_wrong(tmp_path):
     files = {f"{i}.txt": random_text(400_000, i) for i in range(8)}
     folder, cache = write_folder(tmp_path / "f", files), tmp_path / "cache"

@@ -148,6 +148,7 @@ def test_a_cell_shorter_than_its_trunks_warm_up_allows_is_left_out(tmp_path, tex
     assert any("its trunk's warm-up of" in s.reason for s in grid.skipped)
 
 
+@pytest.mark.slow
 def test_separate_runs_do_not_join_a_sweep_of_trunks(tmp_path, text_folder, command):
     words = tiny_grid(tmp_path / "root", text_folder, budgets="[2e8]", **WSD)
     assert isoflop("launch", *words).returncode == 0
@@ -228,6 +229,7 @@ def test_without_checkpoints_only_what_longer_cells_need_stays(run):
     assert [p.name for p in branchings(run.folder(), LONG)] == ["step-00000012.pt"]
 
 
+@pytest.mark.slow
 def test_a_launch_trains_trunks_once_and_a_rerun_alone_agrees(tmp_path, text_folder):
     words = tiny_grid(tmp_path / "root", text_folder, **WSD)
     done = isoflop("launch", *words, cwd=tmp_path)

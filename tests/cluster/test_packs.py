@@ -10,6 +10,8 @@ from sweep.trunks import shared_steps
 
 TRUNKS = ("grid.trunks=true", "grid.budgets=[1.4e10,3e10,6e10]")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def branches(cluster, root):
