@@ -22,10 +22,10 @@ def cell_choice(settings: RecipeSettings, target: Target, on_trunk: bool) -> Cho
         return own
     schedule = Schedule(settings.schedule)
     if not schedule.has_decay_phase:
-        fit = ", ".join(s for s in Schedule if s.has_decay_phase)
+        *some, last = (s for s in Schedule if s.has_decay_phase)
         raise ValueError(
             f"grid.trunks=true needs a learning rate that decays only at the end, and "
-            f"recipe.schedule={schedule} is not that: recipe.schedule=wsd (or {fit}), or "
+            f"recipe.schedule={schedule} is not that: it may be {', '.join(some)} or {last}; or "
             "grid.trunks=false"
         )
     N = target.params("flops")
