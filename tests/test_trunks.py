@@ -128,7 +128,7 @@ def test_a_plan_shows_what_laws_count_and_what_is_spent(tmp_path, text_folder, c
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"recipe__schedule": "cosine"}, "recipe.schedule=cosine is not that: recipe.schedule=wsd"),
+        ({"recipe__schedule": "cosine"}, "recipe.schedule=cosine is not that: it may be wsd, wsd_linear or wsd_stepped"),
         ({"recipe__timescale": 0.2, "recipe__weight_decay": "null"},
          r"recipe.timescale gives .* weight_decay=.*: recipe.timescale=null recipe.weight_decay="),
         ({"recipe": "steplaw", "recipe__lr": "null", "recipe__batch_rows": "null"},
