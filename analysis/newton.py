@@ -20,6 +20,7 @@ ROUNDING = 4e-16
 LIGHT_DAMPING = 1e-2
 AFTER_REFUSAL = 1e-4  # at least: from a lighter one it would take many more refusals to matter
 STUCK = 1e12  # damping at which a step is rounding
+LAST_DAMPING = 1e-6  # of the step after which a row leaves; not 0: a valley may be flat
 # Factor on the damping for a ratio of actual to predicted decrease.
 TRUST = ((0.1, 0.25, 0.6, 0.9), (4.0, 1.5, 0.5, 0.1))
 
@@ -164,6 +165,10 @@ def _advance(
     rounding = ROUNDING * (np.sqrt(total * size) + total * ROUNDING)
     # a damped step is short whatever the gradient, so only a nearly free one can tell
     negligible = (damping <= LIGHT_DAMPING) & (predicted <= tolerance * size + rounding)
+    if negligible.any():  # its damping would leave a hundredth of the gradient
+        step[negligible] = _last_step(
+            problem, estimator, active.keep(negligible), frozen, negligible
+        )
     trial_z = np.clip(z + step, *bounds(problem, estimator))
     trial = evaluate(problem, estimator, trial_z, active.weights)
     if correct is not None:
@@ -186,6 +191,14 @@ def _advance(
         choose(better, trial, now),
     )
     return advanced, negligible
+
+
+def _last_step(
+    problem: Problem, estimator: Estimator, active: _Active, frozen: Array | None, rows: Array
+) -> Array:
+    held = None if frozen is None else frozen[rows]
+    damping = np.full(len(active.rows), LAST_DAMPING)
+    return damped_step(problem, estimator, active.now, active.z, damping, held)[0]
 
 
 def _corrected(

@@ -13,7 +13,7 @@ import os
 import selectors
 import signal
 import subprocess
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,109 +119,142 @@ def map_on_workers(
         WorkerRefused: a worker did.
         NoWorker: every command was given up, with items left.
     """
-    waiting, deaths = _Waiting(items, after or {}), {}
-    free: list[_Worker | WorkerCommand] = []  # have nothing to do until an item has ended
-    false_starts: dict[int, int] = {}  # in a row, by command
-    device_failures: dict[int, int] = {}  # by command
-    selector = selectors.DefaultSelector()
-    workers: list[_Worker] = []
+    crew = _Crew(_Waiting(items, after or {}), on_event, deaths_allowed)
+    try:
+        for command in commands:
+            crew.start(command)
+        while crew.workers and not (should_stop and should_stop()):
+            crew.listen(0.5 if should_stop else None)
+    finally:
+        crew.stop(grace_seconds)
 
-    def start(command: WorkerCommand) -> None:
-        item = waiting.take()
+
+class _Crew:
+    """The workers, and what has gone wrong with each item and command."""
+
+    def __init__(
+        self, waiting: "_Waiting", on_event: Callable[[Event], None], deaths_allowed: int
+    ) -> None:
+        self.workers: list[_Worker] = []
+        self._waiting, self._on_event, self._deaths_allowed = waiting, on_event, deaths_allowed
+        # nothing to do for them until an item has ended
+        self._idle: list[_Worker | WorkerCommand] = []
+        self._deaths: Counter[str] = Counter()  # by item
+        self._false_starts: Counter[int] = Counter()  # in a row, by id of the command
+        self._device_failures: Counter[int] = Counter()  # by id of the command
+        self._selector = selectors.DefaultSelector()
+
+    def start(self, command: WorkerCommand) -> None:
+        """Start a worker for the next item, where there is one."""
+        item = self._waiting.take()
         if item is not None:
             worker = _Worker(command)
-            workers.append(worker)
-            selector.register(worker.stdout, selectors.EVENT_READ, worker)
+            self.workers.append(worker)
+            self._selector.register(worker.stdout, selectors.EVENT_READ, worker)
             worker.give(item)
-        elif waiting:
-            free.append(command)
+        elif self._waiting:
+            self._idle.append(command)
 
-    def give_next(worker: _Worker) -> None:
-        item = waiting.take()
+    def listen(self, seconds: float | None) -> None:
+        """Wait for somebody to speak or to die, at most so long."""
+        for key, _ in self._selector.select(seconds):
+            worker: _Worker = key.data
+            try:
+                messages = worker.read()
+            except EOFError:
+                self._bury(worker)
+                continue
+            for message in messages:
+                self._hear(worker, message)
+
+    def stop(self, grace_seconds: float) -> None:
+        """Have all save and exit; kill who is still there afterwards."""
+        for worker in self.workers:
+            worker.stop()
+        for worker in self.workers:
+            try:
+                worker.process.wait(grace_seconds)
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+        self._selector.close()
+
+    def _hear(self, worker: _Worker, message: dict[str, Any]) -> None:
+        if message["kind"] == "refused":
+            raise WorkerRefused(message["reason"])
+        if message["kind"] == "ready":
+            worker.ready, self._false_starts[id(worker.command)] = True, 0
+            return
+        event = Event(message.pop("kind"), message.pop("item"), message)
+        self._on_event(event)
+        if worker.item is None or not message.get("free"):
+            return
+        worker.item = None
+        if event.kind == "held":
+            self._waiting.put_last(event.item)
+        else:
+            self._waiting.end(event.item)
+            self._wake()
+        self._give_next(worker)
+
+    def _give_next(self, worker: _Worker) -> None:
+        item = self._waiting.take()
         if item is not None:
             worker.give(item)
-        elif waiting:
-            free.append(worker)
+        elif self._waiting:
+            self._idle.append(worker)
         else:
             worker.stop()
 
-    def wake() -> None:
+    def _wake(self) -> None:
         """Have those who have nothing to do look again."""
-        again, free[:] = list(free), []
+        again, self._idle = self._idle, []
         for one in again:
-            give_next(one) if isinstance(one, _Worker) else start(one)
+            self._give_next(one) if isinstance(one, _Worker) else self.start(one)
 
-    def handle(worker: _Worker) -> None:
-        try:
-            messages = worker.read()
-        except EOFError:
-            _bury(worker)
-            return
-        for message in messages:
-            if message["kind"] == "refused":
-                raise WorkerRefused(message["reason"])
-            if message["kind"] == "ready":
-                worker.ready, false_starts[id(worker.command)] = True, 0
-                continue
-            event = Event(message.pop("kind"), message.pop("item"), message)
-            on_event(event)
-            if worker.item is not None and message.get("free"):
-                worker.item = None
-                if event.kind == "held":
-                    waiting.put_last(event.item)
-                else:
-                    waiting.end(event.item)
-                    wake()
-                give_next(worker)
-
-    def _bury(worker: _Worker) -> None:
-        selector.unregister(worker.stdout)
-        workers.remove(worker)
+    def _bury(self, worker: _Worker) -> None:
+        self._selector.unregister(worker.stdout)
+        self.workers.remove(worker)
         code = worker.process.wait()
         if not worker.ready:
-            _forget_start(worker)
+            self._after_false_start(worker)
             return
-        if worker in free:
-            free.remove(worker)
-            start(worker.command)
+        if worker in self._idle:
+            self._idle.remove(worker)
+            self.start(worker.command)
         if worker.item is None:
             return
-        deaths[worker.item] = deaths.get(worker.item, 0) + 1
-        again = deaths[worker.item] < deaths_allowed
-        on_event(Event("died", worker.item, {"how": _how(code), "again": again}))
+        self._item_killed(worker.item, _how(code))
+        if code == BAD_DEVICE and self._gave_up_device(worker):
+            return
+        self.start(worker.command)
+
+    def _item_killed(self, item: str, how: str) -> None:
+        self._deaths[item] += 1
+        again = self._deaths[item] < self._deaths_allowed
+        self._on_event(Event("died", item, {"how": how, "again": again}))
         if again:
-            waiting.put_first(worker.item)
+            self._waiting.put_first(item)
         else:
-            waiting.end(worker.item)
-        wake()
-        if code == BAD_DEVICE:
-            key = id(worker.command)
-            device_failures[key] = device_failures.get(key, 0) + 1
-            if device_failures[key] >= deaths_allowed:
-                if waiting and not workers:
-                    raise NoWorker(_last_words(worker))
-                return
-        start(worker.command)
+            self._waiting.end(item)
+        self._wake()
 
-    def _forget_start(worker: _Worker) -> None:
-        waiting.put_first(worker.item)
-        key = id(worker.command)
-        false_starts[key] = false_starts.get(key, 0) + 1
-        wake()
-        if false_starts[key] < deaths_allowed:
-            start(worker.command)
-        elif not workers:
+    def _gave_up_device(self, worker: _Worker) -> bool:
+        self._device_failures[id(worker.command)] += 1
+        if self._device_failures[id(worker.command)] < self._deaths_allowed:
+            return False
+        if self._waiting and not self.workers:
             raise NoWorker(_last_words(worker))
+        return True
 
-    try:
-        for command in commands:
-            start(command)
-        while workers and not (should_stop and should_stop()):
-            for key, _ in selector.select(0.5 if should_stop else None):
-                handle(key.data)
-    finally:
-        _stop_all(workers, grace_seconds)
-        selector.close()
+    def _after_false_start(self, worker: _Worker) -> None:
+        self._waiting.put_first(worker.item)
+        self._false_starts[id(worker.command)] += 1
+        self._wake()
+        if self._false_starts[id(worker.command)] < self._deaths_allowed:
+            self.start(worker.command)
+        elif not self.workers:
+            raise NoWorker(_last_words(worker))
 
 
 class _Waiting:
@@ -260,14 +293,3 @@ def _last_words(worker: _Worker) -> str:
     lines = worker.command.log.read_text(errors="replace").strip().splitlines()
     said = lines[-1] if lines else "it said nothing"
     return f"{_how(worker.process.returncode)}: {said} (all of it: {worker.command.log})"
-
-
-def _stop_all(workers: Sequence[_Worker], grace_seconds: float) -> None:
-    for worker in workers:
-        worker.stop()
-    for worker in workers:
-        try:
-            worker.process.wait(grace_seconds)
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.process.wait()

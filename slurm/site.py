@@ -140,6 +140,10 @@ def _ask(command: Sequence[str]) -> str:
     except subprocess.TimeoutExpired:
         raise NoSlurm(f"{command[0]} does not answer: is SLURM's controller up?") from None
     if done.returncode:
-        said = " ".join(done.stderr.split())[:200]
-        raise NoSlurm(f"{command[0]} does not answer ({said}): is SLURM's controller up?")
+        last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
+        said = re.sub(r"^\w+: (error|fatal): ", "", last)[:200]
+        raise NoSlurm(
+            f"{command[0]} failed: {said}. Is this machine set up for a cluster, and its controller "
+            "up? Without one: cluster=local"
+        )
     return done.stdout

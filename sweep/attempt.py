@@ -22,13 +22,13 @@ from results.record import Record, RecordStatus
 from results.store import write_record
 from slurm.lease import LeaseLost
 from sweep import checkpoint
+from sweep.cell import Cell
 from sweep.cells import cell_to_row
 from sweep.claim import Attempt, StatusFile, describe_attempt, forget_parts
 from sweep.data import CellData, DataSettings
 from sweep.device import Device, describe, measure_matmul_peak
 from sweep.evaluate import Validation, evaluate_small, validate
 from sweep.folder import SweepFolder
-from sweep.grid import Cell
 from sweep.health import complaints
 from sweep.measure import Measurements
 from sweep.micro_batch import out_of_memory

@@ -12,7 +12,7 @@ from rich.table import Table
 from models.bounds import SHOWN, bounds, kernels, step_bytes
 from models.config import GPTConfig
 from models.flops import FlopRule, flops_per_token
-from sweep.grid import Cell, si
+from sweep.cell import Cell, si
 from sweep.settings import HardwareSettings
 
 

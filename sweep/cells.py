@@ -8,7 +8,7 @@ from typing import Any
 from models.config import MLP, GPTConfig, Init, Norm, Positions
 from models.flops import FlopRule
 from results.record import Probe
-from sweep.grid import Cell, DataRef, flops_of, params_of
+from sweep.cell import Cell, DataRef, flops_of, params_of
 from sweep.recipe import Recipe
 from sweep.schedule import Schedule
 

@@ -14,8 +14,10 @@ from typing import Any
 from models.config import GPTConfig
 from models.flops import FlopRule
 from results.record import Probe
+from sweep.cell import Cell, DataRef
 from sweep.errors import nearest
-from sweep.grid import Cell, DataRef, Grid, GridSettings, make_cell, why_unfit
+from sweep.grid import Grid, make_cell, why_unfit
+from sweep.grid_settings import GridSettings
 from sweep.probes import probe_of_kind
 from sweep.recipe import RecipeSettings
 

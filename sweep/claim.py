@@ -18,11 +18,11 @@ from results.provenance import environment, now
 from results.store import terminal_cells
 from slurm.lease import Holder, Lease, Watch
 from sweep import checkpoint
+from sweep.cell import Cell
 from sweep.cells import cell_to_row
 from sweep.data import CellData, DataSettings
 from sweep.errors import UsageError
 from sweep.folder import SweepFolder
-from sweep.grid import Cell
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from sweep.batches import Batches, Rows
+from sweep.cell import Cell
 from sweep.data_cache import copy_to_node
 from sweep.data_prepare import find_prepared, id_of_shards, parts_of, prepare_data, tokenizer_of
 from sweep.data_settings import DataSettings
 from sweep.data_tokenizer import TokenizerId
 from sweep.documents import DataError
 from sweep.errors import UsageError
-from sweep.grid import Cell
 from sweep.mixture import Mixture
 from sweep.shards import Tokens, open_tokens
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import AppConf, DataConf
+from sweep.cell import DataRef
 from sweep.data import tokenizer_of
 from sweep.data_settings import DataSettings, SourceSettings, TextSet, mix_of
 from sweep.data_tokenizer import TokenizerId
 from sweep.documents import expand
 from sweep.errors import UsageError
-from sweep.grid import DataRef
 
 _ONE_SOURCE = ("path", "dataset", "subset", "split", "validation_split")
 

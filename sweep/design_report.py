@@ -13,12 +13,12 @@ from rich.table import Table
 from analysis.design import Step
 from analysis.design_information import QUANTITIES, quantile
 from analysis.fits_file import plain_json
+from sweep.cell import Cell, si
 from sweep.cells_file import CELLS_SCHEMA, cell_entry
 from sweep.designing import Plan, Round
 from sweep.errors import UsageError
 from sweep.expectation import relative
 from sweep.folder import SweepFolder
-from sweep.grid import Cell, si
 
 _SHARPENS = {"E": "E", "A": "the level of the term in N", "B": "the level of the term in D",
              "alpha": "alpha", "beta": "beta", "gamma": "gamma, how the terms couple",

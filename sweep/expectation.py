@@ -11,8 +11,10 @@ from rich.table import Table
 from analysis.design_information import QUANTITIES, expected, information
 from analysis.design_prior import Prior
 from conf.schema import AppConf
+from sweep.cell import Cell
 from sweep.errors import UsageError
-from sweep.grid import DEFAULT_WINDOW, DESIGNS, Cell, isoflop_grid, window_of
+from sweep.grid import isoflop_grid
+from sweep.grid_settings import DEFAULT_WINDOW, DESIGNS, window_of
 from sweep.resolve import Resolved, fitting_on_a_device
 from sweep.trunks import spent_flops
 

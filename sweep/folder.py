@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from results.store import write_table
+from sweep.cell import Cell
 from sweep.cells import cell_from_row, cell_to_row
 from sweep.data import DataSettings
 from sweep.errors import UsageError
-from sweep.grid import Cell
 from sweep.recipe_rules import RULES
 
 PLAN_SCHEMA = "1"

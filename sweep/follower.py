@@ -17,10 +17,10 @@ import torch.distributed as dist
 
 from sweep import checkpoint
 from sweep.batches import Batches
+from sweep.cell import Cell
 from sweep.cells import cell_from_row
 from sweep.data import DataSettings, open_data
 from sweep.device import Device, open_device
-from sweep.grid import Cell
 from sweep.ranks import GO_ON_FROM, Ranks, join
 from sweep.settings import HardwareSettings
 from sweep.train import Diverged, Trainer, train

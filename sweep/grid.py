@@ -1,100 +1,19 @@
-"""From compute budgets to cells: the isoFLOP grid as a pure function.
+"""The isoFLOP grid: budgets x sizes of a ladder in their windows, as cells.
 
-No clock, no file, no device: the same arguments give the same cells, in the same order, with the
-same ids, on every machine. A launch, a rerun and an analysis months later agree by that alone.
+Pure: no file, no clock, no device: the same arguments give the same cells, in the same order, on every
+machine.
 """
 
-import hashlib
-import json
-import math
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 
-from analysis.design_prior import Prior
 from models.config import GPTConfig
-from models.flops import FlopRule, N_flops, count_params, flops_per_token
-from results.record import Probe
-from sweep.recipe import Recipe, RecipeSettings, make_recipe, outside_regime
+from models.flops import FlopRule, N_flops, flops_per_token
+from sweep.cell import Cell, DataRef, si
+from sweep.grid_settings import GridSettings, window_of
+from sweep.recipe import RecipeSettings, make_recipe
 from sweep.recipe_regime import Target
 from sweep.trunk_recipe import cell_choice
-
-DESIGNS = ("uniform", "tapered")
-LEAST_SIZES = 4  # of a budget: fewer have no minimum to look at
-DEFAULT_WINDOW = 4.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataRef:
-    """Which data a cell trains on, as asked; the bytes have a hash of their own in the record."""
-
-    name: str
-    revision: str
-    tokenizer: str
-    mix: str | None = None  # several sources: share, name and revision of each
-    document_mask: bool = False  # attention stays within a document
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One point of the grid: train `model` by `recipe` for `steps` steps, once, with `seed`."""
-
-    budget: float  # C asked for, FLOPs under flop_rule
-    flop_rule: FlopRule
-    model: GPTConfig
-    recipe: Recipe
-    steps: int
-    seed: int
-    data: DataRef
-    probe: Probe | None = None  # how it differs from probe_of
-    probe_of: str | None = None  # id of the cell whose recipe it tests
-    on_trunk: bool = False  # branches off a trunk that cells of other budgets share
-
-    @property
-    def batch_tokens(self) -> int:
-        """Tokens of one optimizer step."""
-        return self.recipe.batch_rows * self.model.seq_len
-
-    @property
-    def tokens(self) -> int:
-        """D, training tokens."""
-        return self.steps * self.batch_tokens
-
-    @property
-    def N(self) -> float:
-        """N_flops: parameters for which C = 6 N D."""
-        return N_flops(self.model, self.flop_rule)
-
-    @property
-    def flops(self) -> float:
-        """C spent; differs from `budget` only by rounding to whole steps."""
-        return self.tokens * flops_per_token(self.model, self.flop_rule)
-
-    @property
-    def outside_regime(self) -> str | None:
-        """In which way the cell lies outside the regime of its recipe, or None."""
-        return outside_regime(self.recipe, Target(self.model, self.flop_rule, self.tokens))
-
-    @property
-    def id(self) -> str:
-        """Readable prefix for people, content hash for machines: changes iff what is asked does."""
-        digest = _digest(_content(self))
-        budget = f"{self.budget:.3g}".replace("e+", "e")
-        probe = f"-{self.probe}" if self.probe else ""
-        return f"c{budget}-n{si(self.N)}-s{self.seed}{probe}-{digest}"
-
-    @property
-    def branch_step(self) -> int:
-        """Steps before the final decay: there a cell on a trunk leaves it."""
-        return self.steps - self.recipe.decay_steps
-
-    @property
-    def trunk(self) -> str | None:
-        """Id of the trunk, the same for all cells that share their steps before the decay."""
-        if not self.on_trunk:
-            return None
-        shared = _content(replace(self, probe=None, probe_of=None))
-        del shared["budget"], shared["steps"], shared["recipe"]["decay_steps"]
-        return f"n{si(self.N)}-s{self.seed}-{_digest(shared)}"
 
 
 @dataclass(frozen=True)
@@ -122,71 +41,6 @@ class Grid:
     def trained(self) -> tuple[Cell, ...]:
         """Cells and probes: everything that a launch trains."""
         return self.cells + self.probes
-
-
-@dataclass(frozen=True, kw_only=True)
-class GridSettings:
-    """What a person asked of the grid.
-
-    Raises:
-        ValueError: a number that makes no grid; names its key.
-    """
-
-    budgets: tuple[float, ...]
-    flop_rule: str
-    tokens_per_param: float | None  # None: the prior's N_opt is the middle of the window
-    window: float | None  # None: as wide as the prior's doubt asks for
-    tokens_per_param_range: tuple[float, ...]
-    seeds: tuple[int, ...]
-    tolerance: float
-    probe: bool
-    design: str = "uniform"
-    taper: tuple[int, ...] = (15, 4)
-    prior: Prior | None = None
-    trunks: bool = False
-
-    def __post_init__(self) -> None:
-        self._check_design()
-        if self.flop_rule not in list(FlopRule):
-            raise ValueError(
-                f"grid.flop_rule={self.flop_rule} is unknown; it may be {', '.join(FlopRule)}"
-            )
-        for key, low, high in (
-            ("budgets", 1.0, 1e30),
-            ("tokens_per_param", 1e-3, 1e6),
-            ("window", 1.0, 1e4),
-            ("tolerance", 1e-6, 0.01),
-            ("seeds", 0, 2**31 - 1),
-        ):
-            value = getattr(self, key)
-            if value is None:
-                continue
-            values = value if isinstance(value, tuple) else (value,)
-            bad = [v for v in values if not low <= v <= high]
-            if bad or not values:
-                got = f"{bad[0]:g}" if bad else "nothing"
-                raise ValueError(f"grid.{key} must lie between {low:g} and {high:g}, got {got}")
-            if len(set(values)) < len(values):
-                raise ValueError(f"grid.{key} names a value twice: {list(values)}")
-        bounds = self.tokens_per_param_range
-        if len(bounds) != 2 or not 0 < bounds[0] < bounds[1]:
-            raise ValueError(
-                f"grid.tokens_per_param_range={list(bounds)} must be [low, high] with 0 < low < high"
-            )
-
-    def _check_design(self) -> None:
-        if self.design not in DESIGNS:
-            raise ValueError(
-                f"grid.design={self.design} is unknown; it may be {', '.join(DESIGNS)}"
-            )
-        ends = self.taper
-        if len(ends) != 2 or not LEAST_SIZES <= ends[1] <= ends[0] <= 10_000:
-            raise ValueError(
-                f"grid.taper={list(ends)} must be [sizes at the cheapest budget, sizes at the "
-                f"dearest], the first not less than the second, and both at least {LEAST_SIZES}"
-            )
-        if self.prior is None and None in (self.tokens_per_param, self.window):
-            raise ValueError("grid.tokens_per_param=null and grid.window=null need grid.prior")
 
 
 def isoflop_grid(
@@ -261,25 +115,6 @@ def target_of(budget: float, rule: FlopRule, cfg: GPTConfig) -> Target:
     return Target(cfg, rule, budget / flops_per_token(cfg, rule))
 
 
-def window_centre(budget: float, settings: GridSettings) -> float:
-    """N in the middle of a budget's window of sizes."""
-    if settings.tokens_per_param is None:
-        return settings.prior.N_opt(budget)
-    return math.sqrt(budget / (6 * settings.tokens_per_param))
-
-
-def window_of(budget: float, settings: GridSettings) -> tuple[float, float]:
-    """Middle of a budget's window in N, and its width to each side as a factor.
-
-    Where the prior sets the width it is 4, or wider where its 90% interval of N_opt asks for that:
-    a factor of 2 beyond both ends, so that the minimum has cells on both sides wherever it lies.
-    """
-    width = settings.window
-    if width is None:
-        width = max(DEFAULT_WINDOW, 2 * math.exp(min(5.0, 1.645 * settings.prior.spread(budget))))
-    return window_centre(budget, settings), width
-
-
 def make_cell(
     budget: float,
     rule: FlopRule,
@@ -329,53 +164,3 @@ def why_unfit(cell: Cell, tolerance: float) -> str | None:
     if warmup > max(1, cell.steps // 10):
         return f"its trunk's warm-up of {warmup} steps is more than a tenth of its {cell.steps}"
     return None
-
-
-def params_of(cell: Cell) -> dict[str, float]:
-    """N under every convention, by the record's column names."""
-    N = count_params(cell.model)
-    return {
-        "N_flops": cell.N,
-        "N_total": N.total,
-        "N_non_embedding": N.non_embedding,
-        "N_matmul": N.matmul,
-        "N_active": N.total,
-    }
-
-
-def flops_of(cell: Cell) -> dict[str, float]:
-    """Training FLOPs of the cell under every rule, by the record's column names."""
-    return {f"flops_{rule}": cell.tokens * flops_per_token(cell.model, rule) for rule in FlopRule}
-
-
-def cell_to_dict(cell: Cell) -> dict:
-    """Return plain values, for a frozen plan or config file."""
-    return asdict(cell)
-
-
-def _digest(content: object) -> str:
-    text = json.dumps(content, sort_keys=True)
-    return hashlib.blake2s(text.encode(), digest_size=4).hexdigest()
-
-
-def _content(value: object) -> object:
-    """Return what enters the id: all fields, but one with a default only where it differs from it.
-
-    So a field that is added later, with a default, leaves the ids of old cells as they were.
-    """
-    if not is_dataclass(value):
-        return value
-    return {
-        f.name: _content(getattr(value, f.name))
-        for f in fields(value)
-        if f.default is MISSING or getattr(value, f.name) != f.default
-    }
-
-
-def si(x: float) -> str:
-    """Two significant digits with a magnitude: 423_000 -> '420k', 41_900_000 -> '42M'."""
-    x = float(f"{x:.2g}")
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if x >= size:
-            return f"{x / size:g}{letter}"
-    return f"{x:g}"

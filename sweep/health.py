@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from sweep.grid import Cell
+from sweep.cell import Cell
 from sweep.schedule import Schedule
 
 _LARGE_GAP = 0.1  # share of the loss: seed noise of small models is a tenth of that

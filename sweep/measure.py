@@ -9,7 +9,7 @@ from typing import Any
 
 from models.flops import FlopRule, flops_per_token
 from models.hardware import mfu, suspects
-from sweep.grid import Cell
+from sweep.cell import Cell
 
 _LAST_K = 3  # evaluations in eval_loss_last_k
 _SPIKE = 1.0  # nats above the running mean

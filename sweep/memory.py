@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from models.config import LOGITS, GPTConfig
 from models.flops import count_params
-from sweep.grid import Cell, Grid, Skip
+from sweep.cell import Cell
+from sweep.grid import Grid, Skip
 
 USABLE = 0.92  # share of a device that a replica may fill: the rest is context and fragments
 

@@ -5,7 +5,7 @@ from inspect import unwrap
 import torch
 
 from models.gpt import GPT
-from sweep.grid import Cell
+from sweep.cell import Cell
 
 
 class AdamW(torch.optim.AdamW):

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from sweep.cell import Cell
 from sweep.cluster import ClusterSettings
 from sweep.errors import UsageError
-from sweep.grid import Cell
 from sweep.predict import predict_wall
 from sweep.resources import Resources, Sized, job_memory_mb, time_limit
 from sweep.settings import HardwareSettings

@@ -10,9 +10,9 @@ from rich.table import Table
 
 from conf.schema import AppConf
 from models.config import GPTConfig
+from sweep.cell import Cell, si
 from sweep.cells import cell_to_row
 from sweep.expectation import outlook_dict, print_outlook
-from sweep.grid import Cell, si
 from sweep.predict import Cost, predict_cost, predict_wall
 from sweep.recipe_rules import RULES
 from sweep.resolve import Resolved

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from models.flops import FlopRule, count_params, flops_per_token
-from sweep.grid import Cell
+from sweep.cell import Cell
 from sweep.memory import memory_needed
 
 

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from results.record import Probe
-from sweep.grid import Cell, Grid, GridSettings, Skip, target_of, window_centre
+from sweep.cell import Cell
+from sweep.grid import Grid, Skip, target_of
+from sweep.grid_settings import GridSettings, window_centre
 from sweep.recipe import Recipe, RecipeSettings, make_recipe
 from sweep.recipe_rules import Choice
 from sweep.trunk_recipe import cell_choice

@@ -13,6 +13,7 @@ from rich.text import Text
 from results.record import Record
 from results.store import StoreError, read_records, results_of
 from sweep.attempt import Progress, run_attempt
+from sweep.cell import Cell
 from sweep.cells import cell_from_row
 from sweep.claim import claim
 from sweep.compare import say_result
@@ -32,7 +33,6 @@ from sweep.display import TerminalDisplay
 from sweep.documents import expand
 from sweep.errors import UsageError, find_one
 from sweep.folder import PlannedCell, SweepFolder, read_plan
-from sweep.grid import Cell
 from sweep.live import utilisation_of
 from sweep.measure import Measurements, measured_columns
 from sweep.plan import duration

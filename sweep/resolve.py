@@ -11,7 +11,8 @@ from sweep.data_resolve import DataHandling, resolve_data
 from sweep.documents import expand
 from sweep.errors import UsageError
 from sweep.folder import PlannedCell, SweepFolder
-from sweep.grid import Grid, GridSettings, isoflop_grid
+from sweep.grid import Grid, isoflop_grid
+from sweep.grid_settings import GridSettings
 from sweep.memory import without_too_large
 from sweep.predict import Rates
 from sweep.probes import with_probes

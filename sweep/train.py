@@ -12,8 +12,8 @@ from models.attention import only
 from models.gpt import GPT
 from models.loss import Loss
 from sweep.batches import Batches, documents
+from sweep.cell import Cell
 from sweep.device import Device
-from sweep.grid import Cell
 from sweep.micro_batch import find_micro_rows
 from sweep.noise import GradientNorms
 from sweep.optimizer import make_optimizer

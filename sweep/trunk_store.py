@@ -12,9 +12,9 @@ from typing import Any
 
 from slurm.lease import Lease
 from sweep import checkpoint
+from sweep.cell import Cell
 from sweep.checkpoint import CheckpointError
 from sweep.folder import SweepFolder
-from sweep.grid import Cell
 
 
 def save_branching(

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
-from sweep.grid import Cell
+from sweep.cell import Cell
 
 
 def before_it(cells: Iterable[Cell]) -> dict[str, Cell]:

@@ -281,9 +281,10 @@ def forecast(args: Arguments, console: Console) -> int:
 def design(args: Arguments, console: Console) -> int:
     """Choose the next cells; write them as a file that launch takes."""
     from sweep.arguments import REPLACED_BY_CELLS
+    from sweep.design_known import fits_path
     from sweep.design_report import print_design, write_design
     from sweep.design_settings import design_settings
-    from sweep.designing import fits_path, plan_design
+    from sweep.designing import plan_design
     from sweep.resolve import resolve
 
     asked = design_settings(args.app.design, args.named)

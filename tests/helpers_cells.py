@@ -7,8 +7,8 @@ import numpy as np
 
 from models.config import GPTConfig
 from models.flops import FlopRule, flops_per_token
+from sweep.cell import Cell, DataRef
 from sweep.data import DataSettings
-from sweep.grid import Cell, DataRef
 from sweep.recipe import Recipe
 from sweep.schedule import Schedule
 from sweep.settings import HardwareSettings, RunSettings

@@ -38,7 +38,7 @@ BUGS = (
     ),
     PlantedBug(
         "D counted per micro-batch",
-        "sweep/grid.py",
+        "sweep/cell.py",
         "return self.steps * self.batch_tokens",
         "return self.steps * self.model.seq_len",
         "test_grid.py::test_every_pair_of_budget_and_size_is_a_cell_or_left_out_for_a_true_reason",

@@ -6,8 +6,10 @@ import pandas as pd
 from analysis.laws import LAWS
 from models.config import GPTConfig
 from results.record import RecordStatus
+from sweep.cell import Cell, DataRef
 from sweep.cells import cell_to_row
-from sweep.grid import Cell, DataRef, Grid, GridSettings, isoflop_grid
+from sweep.grid import Grid, isoflop_grid
+from sweep.grid_settings import GridSettings
 from sweep.probes import with_probes
 from sweep.recipe import RecipeSettings
 

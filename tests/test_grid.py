@@ -13,8 +13,10 @@ from models.config import GPTConfig, Positions
 from models.flops import FlopRule, N_flops, flops_per_token
 from results.record import Probe
 from sweep.arguments import parse
+from sweep.cell import Cell, DataRef, si
 from sweep.cells import cell_from_row, cell_to_row
-from sweep.grid import Cell, DataRef, GridSettings, isoflop_grid, si
+from sweep.grid import isoflop_grid
+from sweep.grid_settings import GridSettings
 from sweep.recipe import Recipe, RecipeSettings
 from sweep.resolve import resolve
 from sweep.schedule import Schedule

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from models.config import GPTConfig
 from results.store import read_records
+from sweep.cell import Cell
 from sweep.cells import cell_from_row, cell_to_row
-from sweep.grid import Cell
 
 LADDER = "[{n_layer:1,d_model:16,n_head:2}]"
 OPTIONS = [

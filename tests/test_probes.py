@@ -9,8 +9,9 @@ from planted_recipe import GRID, LADDER, RECIPE, probed_grid
 from models.config import GPTConfig
 from results.record import Probe
 from sweep.batches import Rows, batch
+from sweep.cell import DataRef
 from sweep.cells import cell_from_row, cell_to_row
-from sweep.grid import DataRef, isoflop_grid
+from sweep.grid import isoflop_grid
 from sweep.probes import probed_budgets, with_probes
 from sweep.recipe_rules import RULES
 

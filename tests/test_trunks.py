@@ -16,13 +16,13 @@ from analysis.points_rows import points_of, rows_of
 from results.store import flops_spent_of, read_records, results_of
 from sweep.arguments import parse
 from sweep.attempt import Stopped, run_attempt
+from sweep.cell import Cell
 from sweep.cells import cell_from_row, cell_to_row
 from sweep.claim import claim
 from sweep.data import open_data
 from sweep.device import open_device
 from sweep.errors import UsageError
 from sweep.folder import SweepFolder
-from sweep.grid import Cell
 from sweep.resolve import resolve
 from sweep.trunk_store import branchings
 from sweep.trunks import before_it, chains, shared_steps, spent_flops

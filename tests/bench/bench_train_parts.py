@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from models.config import GPTConfig
 from models.flops import FlopRule, count_params, flops_per_token
 from sweep.batches import Rows
+from sweep.cell import Cell, DataRef
 from sweep.device import open_device
-from sweep.grid import Cell, DataRef
 from sweep.host_memory import keep_freed_memory
 from sweep.recipe import Recipe
 from sweep.schedule import Schedule

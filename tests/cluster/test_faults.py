@@ -139,17 +139,10 @@ def test_the_controller_is_killed(lab, right):
 
 
 def test_a_time_limit_shorter_than_a_cell(lab, right):
-    """The limit is set by hand under a running job: it saves, queues itself again, and goes on."""
+    """The job saves, queues itself again, and goes on."""
     sweep = "limit"
     lab.launch(sweep)
-    _, status = lab.hold(sweep)
-    minutes = int(lab.ask("squeue", "-h", "-o", "%M", "-j", lab.job_of(status)).split(":")[-2]) + 2
-    lab.ask("scontrol", "update", f"jobid={lab.job_of(status)}", f"timelimit={minutes}")
-    try:
-        lab.wait_for("the signal before the limit", lambda: was_told(status["pid"]))
-    finally:
-        lab.go_on(status)
-    lab.wait_until_idle()
+    _meet_time_limit(lab, sweep)
     assert "saved; queued again" in lab.logs(sweep)
     lab.check(sweep, right)
 
@@ -192,6 +185,18 @@ def test_a_process_that_exits_without_a_word(lab, right, tmp_path, word, said):
     lab.check(sweep, _few(right))
 
 
+def _meet_time_limit(lab: Lab, sweep: str) -> None:
+    """Set a limit by hand under a running job, which is held still until SLURM has told it."""
+    _, status = lab.hold(sweep)
+    minutes = int(lab.ask("squeue", "-h", "-o", "%M", "-j", lab.job_of(status)).split(":")[-2]) + 2
+    lab.ask("scontrol", "update", f"jobid={lab.job_of(status)}", f"timelimit={minutes}")
+    try:
+        lab.wait_for("the signal before the limit", lambda: was_told(status["pid"]))
+    finally:
+        lab.go_on(status)
+    lab.wait_until_idle()
+
+
 def _program(path: Path, *lines: str) -> Path:
     path.write_text("\n".join(["#!/bin/bash", *lines, ""]))
     path.chmod(0o755)
@@ -214,14 +219,7 @@ def test_a_time_limit_in_a_container(lab, right, tmp_path):
     _program(tmp_path / "apptainer", *apptainer)
     lab.launch(sweep, "cluster=slurm_apptainer", "cluster.container=ours.sif", "grid.budgets=[1.4e10]",
                f"cluster.setup=['export PATH={tmp_path}:$PATH']")  # fmt: skip
-    _, status = lab.hold(sweep)
-    minutes = int(lab.ask("squeue", "-h", "-o", "%M", "-j", lab.job_of(status)).split(":")[-2]) + 2
-    lab.ask("scontrol", "update", f"jobid={lab.job_of(status)}", f"timelimit={minutes}")
-    try:
-        lab.wait_for("the signal before the limit", lambda: was_told(status["pid"]))
-    finally:
-        lab.go_on(status)
-    lab.wait_until_idle()
+    _meet_time_limit(lab, sweep)
     assert "saved; there is no scontrol here" in lab.logs(sweep)
     assert not list((lab.folder(sweep).path / "logs").glob("*_again"))
     lab.check(sweep, _few(right))

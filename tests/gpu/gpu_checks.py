@@ -25,8 +25,8 @@ from models.flops import FlopRule, count_params, flops_per_token
 from models.kernel_rules import choose_cross_entropy
 from models.loss import mean_loss
 from sweep.batches import Rows
+from sweep.cell import Cell, DataRef
 from sweep.device import describe, measure_matmul_peak, open_device
-from sweep.grid import Cell, DataRef
 from sweep.measure import Measurements, measured_columns
 from sweep.recipe import Recipe
 from sweep.schedule import Schedule
