@@ -91,6 +91,10 @@ class Lab:
         """Return `id state` of every job and task in the queue."""
         return client(self.cluster, "squeue", "-h", "-r", "-o", "%i %T %r").stdout.split("\n")[:-1]
 
+    def in_queue(self, status: Mapping) -> bool:
+        """Whether the job of a status runs, waits, or is still being ended."""
+        return any(line.split()[0] == self.job_of(status) for line in self.queue())
+
     def wait_for(self, what: str, holds: Callable[[], object], seconds: float = PATIENCE) -> object:
         """Wait until something holds, and return it."""
         end = time.monotonic() + seconds
