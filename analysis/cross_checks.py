@@ -8,8 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2, norm
-from scipy.stats import t as student_t
+from scipy.special import chdtri, ndtri, stdtrit
 
 from analysis.engine import LawFit, rebuild, refit
 from analysis.estimators import final_estimator, log_likelihood
@@ -54,7 +53,7 @@ def delta_method(fitted: Fitted) -> CrossCheck:
         return CrossCheck(status="skipped", reason=reason)
     if fit.covariance is None:
         return CrossCheck(status="failed", reason="the Hessian has no inverse at the minimum")
-    tail = float(norm.ppf((1 + fitted.level) / 2))
+    tail = float(ndtri((1 + fitted.level) / 2))
     slopes = _exponent_slopes(fit)
     sd_a = float(np.sqrt(slopes @ fit.covariance @ slopes))
     scale = np.where(fit.law.positive, fit.theta, 1.0)
@@ -95,7 +94,7 @@ def jackknife(
         lost = int(np.sum(~converged))
         return CrossCheck(status="failed", reason=f"{lost} of {G} fits did not converge")
     share = (G - 1) / G
-    tail = float(student_t.ppf((1 + fitted.level) / 2, G - 1))
+    tail = float(stdtrit(G - 1, (1 + fitted.level) / 2))
     positive = fit.law.positive
     moved = np.where(positive, np.log(theta / fit.theta), theta - fit.theta)
     ci = _from_internal(fit, tail * np.sqrt(share * np.sum(moved**2, axis=0)))
@@ -153,7 +152,7 @@ def _profile_ends(
         best - log_likelihood(name, float(v), n, delta) if np.isfinite(v) else np.inf
         for v in held.value
     ])  # fmt: skip
-    goal = chi2.ppf(level, 1) / 2
+    goal = chdtri(1, 1 - level) / 2
     half = len(STEPS)
     return -_crossing(sd * STEPS, drop[:half], goal), _crossing(sd * STEPS, drop[half:], goal)
 

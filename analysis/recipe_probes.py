@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 from results.record import Probe, RecordStatus
 
@@ -95,7 +95,7 @@ class Noise:
 
         0 without seeds: then point estimates are all there is.
         """
-        return float(stats.t.ppf(p, self.df)) * self.sd * variance**0.5 if self.df else 0.0
+        return float(stdtrit(self.df, p)) * self.sd * variance**0.5 if self.df else 0.0
 
 
 NO_SEEDS = Noise(NAN, 0)

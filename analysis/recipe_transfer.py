@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import fdtri
 
 from analysis.fits_file import plain_json
 from analysis.recipe_probes import (
@@ -153,7 +153,7 @@ def _together(cells: Sequence[ProbedCell], bends: Curvatures, noise: Noise) -> f
     if along is None or not noise.sd > 0:
         return 0.0
     F = float((along.fitted**2).sum()) / 2 / (along.variance * noise.sd**2)
-    if F <= stats.f.ppf(1 - FALSE_ALARM, 2, noise.df):
+    if F <= fdtri(2, noise.df, 1 - FALSE_ALARM):
         return 0.0
     return max(excess_of(abs(s), bends.mean) for s in along.fitted)
 

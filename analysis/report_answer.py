@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.figure_data import entries, loss_unit, part, reason_of
+from analysis.recipe_transfer import transfer
 from analysis.report_change import changes
 from analysis.report_document import Block, Points, Section, Table, Text, table
 from analysis.report_numbers import (
@@ -131,8 +132,6 @@ def _of_recipe(verdict: str, records: pd.DataFrame | None) -> str:
     """Say what the fit's verdict on the recipe means; where probes could not tell, why not."""
     if verdict != "not_probed" or records is None or not records["probe"].notna().any():
         return _RECIPE[verdict]
-    from analysis.recipe_transfer import transfer  # scipy.stats: half a second that few need
-
     found = transfer(records)
     if found.verdict != "not_probed":
         return f"This fit is older than the last probes, which say: {found.line}. Fit again."

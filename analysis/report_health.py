@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.figure_data import entries, part
+from analysis.recipe_transfer import transfer
 from analysis.report_document import Block, Points, Section, Text
 from analysis.report_numbers import known, percent, power
 from analysis.report_probes import cells_and_probes
@@ -99,8 +100,6 @@ def _learning_rate(records: pd.DataFrame | None) -> list[str]:
 
 
 def _verdict(records: pd.DataFrame):
-    from analysis.recipe_transfer import transfer  # scipy.stats: half a second that few need
-
     return transfer(records)
 
 

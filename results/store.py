@@ -6,6 +6,8 @@ A thousand workers can write at once because no two share a file; a killed one l
 because a file appears under its name only when it is whole.
 """
 
+from __future__ import annotations
+
 import hashlib
 import io
 import json
@@ -14,12 +16,10 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from results.record import (
     READABLE,
@@ -30,6 +30,10 @@ from results.record import (
     column_types,
     default_of,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd  # half a second that a job and a status do without
+    from numpy.typing import NDArray
 
 _COPY = f'{{"schema": {SCHEMA_VERSION}, "columns": '.encode()  # begins the copy of a row
 _JSON = json.JSONDecoder()
@@ -126,8 +130,13 @@ def shared_steps_of(records: pd.DataFrame) -> NDArray:
     return records["shared_steps"].astype(float).fillna(0).to_numpy(int)
 
 
+def flops_spent(record: Mapping[str, Any]) -> float:
+    """FLOPs of one attempt that ran to its end: its path but for steps another took for it."""
+    return record["flops"] * (1 - (record["shared_steps"] or 0) / record["steps"])
+
+
 def flops_spent_of(records: pd.DataFrame) -> NDArray:
-    """FLOPs of each attempt that ran to its end, (n,): its path but for steps another took for it."""
+    """flops_spent of each attempt, (n,)."""
     return records["flops"].to_numpy() * (
         1 - shared_steps_of(records) / records["steps"].to_numpy()
     )
@@ -139,6 +148,8 @@ def rerun_spread(records: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row a cell: cell_id, attempts, spread (largest minus smallest val_loss, nats per token).
     """
+    import pandas as pd
+
     finished = records[records["status"] == str(RecordStatus.FINISHED)]
     by_cell = finished.groupby("cell_id")["val_loss"]
     found = pd.DataFrame({"attempts": by_cell.size(), "spread": by_cell.max() - by_cell.min()})
@@ -245,7 +256,7 @@ def _read_row(path: Path) -> dict[str, Any] | Path:
 
 def _read(path: Path, schema: pa.Schema) -> pa.Table:
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()  # not read_table, which imports pandas
     except (pa.ArrowInvalid, OSError) as e:
         raise StoreError(f"{path} is not a parquet file of records ({e})") from None
     found = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()

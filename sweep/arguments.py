@@ -190,7 +190,7 @@ def _known_keys() -> tuple[str, ...]:
 
 
 def _compose(overrides: list[str]) -> AppConf:
-    ConfigStore.instance().store(name="schema", node=AppConf)
+    _register_schema()
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("conf", version_base="1.3"):
@@ -200,6 +200,11 @@ def _compose(overrides: list[str]) -> AppConf:
     finally:
         GlobalHydra.instance().clear()
     return app
+
+
+@cache
+def _register_schema() -> None:
+    ConfigStore.instance().store(name="schema", node=AppConf)
 
 
 def _one_line(error: Exception) -> str:

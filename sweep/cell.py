@@ -7,6 +7,7 @@ later agree by that alone.
 import hashlib
 import json
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
+from functools import cached_property
 
 from models.config import GPTConfig
 from models.flops import FlopRule, N_flops, count_params, flops_per_token
@@ -66,7 +67,7 @@ class Cell:
         """In which way the cell lies outside the regime of its recipe, or None."""
         return outside_regime(self.recipe, Target(self.model, self.flop_rule, self.tokens))
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Readable prefix for people, content hash for machines: changes iff what is asked does."""
         digest = _digest(_content(self))

@@ -83,9 +83,12 @@ def _read_curves(folder: SweepFolder, records: pd.DataFrame) -> pd.DataFrame:
 
 def _whole_lines(path: Path) -> bytes:
     try:
-        lines = path.read_bytes().splitlines()
+        text = path.read_bytes()
     except OSError:
         return b""
+    if text.endswith(b"}\n") and text.count(b"}\n") == text.count(b"\n"):
+        return text
+    lines = text.splitlines()
     return b"".join(line + b"\n" for line in lines if line.endswith(b"}"))
 
 

@@ -5,9 +5,9 @@ from rich.console import Console
 
 from results.record import Probe, Record
 from results.store import results_of
+from sweep.amounts import duration
 from sweep.data_columns import set_lines
 from sweep.health import complaints
-from sweep.plan import duration
 
 
 def say_result(record: Record, records: pd.DataFrame | None, console: Console) -> None:

@@ -1,22 +1,28 @@
 """A sweep's folder: where each thing lies, the frozen plan, and who holds the launch."""
 
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from conf.schema import AppConf
 from results.store import write_table
 from sweep.cell import Cell
 from sweep.cells import cell_from_row, cell_to_row
-from sweep.data import DataSettings
+from sweep.data_settings import DataSettings
+from sweep.documents import expand
 from sweep.errors import UsageError
 from sweep.recipe_rules import RULES
+
+if TYPE_CHECKING:
+    import pandas as pd  # half a second that a job and a status do without
 
 PLAN_SCHEMA = "1"
 _SHARED_FOLDERS = ("cells", "code", "launch", "logs", "records", "submissions")
@@ -119,6 +125,12 @@ class SweepFolder:
                 )
 
 
+def sweep_folder(app: AppConf) -> SweepFolder:
+    """Folder that sweep= names, or the grid's."""
+    root = expand(app.root)
+    return SweepFolder(root, app.sweep if app.sweep is not None else app.grid.name)
+
+
 @dataclass(frozen=True)
 class PlannedCell:
     """A frozen cell and the data it is trained and validated on."""
@@ -136,7 +148,7 @@ def read_plan(folder: SweepFolder) -> list[PlannedCell]:
     if not folder.plan.exists():
         return []
     try:
-        table = pq.read_table(folder.plan)
+        table = pq.ParquetFile(folder.plan).read()
         if (table.schema.metadata or {}).get(b"plan_schema", b"").decode() != PLAN_SCHEMA:
             raise ValueError("it was written by another version")
         rows = table.to_pylist()
@@ -147,6 +159,8 @@ def read_plan(folder: SweepFolder) -> list[PlannedCell]:
 
 def plan_frame(planned: Sequence[PlannedCell]) -> pd.DataFrame:
     """One row a cell: what is asked of it and of its data."""
+    import pandas as pd
+
     return pd.DataFrame([_row(p) for p in planned])
 
 

@@ -23,8 +23,8 @@ from sweep.collected import record_points
 from sweep.documents import expand
 from sweep.errors import UsageError
 from sweep.fitting import fit_points
+from sweep.folder import sweep_folder
 from sweep.predictions import preregister, score
-from sweep.resolve import sweep_folder
 from sweep.summary import forecast_lines
 
 Entry = dict[str, Any]

@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sweep.cells import cell_from_row
-from sweep.data import DataSettings
+from sweep.data_settings import DataSettings
 from sweep.errors import UsageError
 from sweep.folder import PlannedCell, SweepFolder
 from sweep.settings import HardwareSettings, RunSettings
@@ -82,7 +84,8 @@ def planned_cells(folder: SweepFolder, cell_ids: Sequence[str]) -> list[PlannedC
     Raises:
         UsageError: the plan has no such cell.
     """
-    rows = pq.read_table(folder.plan, filters=[("cell_id", "in", list(cell_ids))]).to_pylist()
+    plan = pq.ParquetFile(folder.plan).read()  # not read_table, which imports pandas
+    rows = plan.filter(pc.is_in(plan["cell_id"], pa.array(cell_ids, pa.string()))).to_pylist()
     found = {
         r["cell_id"]: PlannedCell(cell_from_row(r), DataSettings.from_columns(r)) for r in rows
     }

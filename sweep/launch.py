@@ -13,6 +13,7 @@ from rich.console import Console
 
 from results.store import StoreError, terminal_cells
 from slurm.local import NoWorker, WorkerCommand, WorkerRefused, map_on_workers
+from sweep.amounts import duration
 from sweep.bad_devices import bad_gpus
 from sweep.cluster import ClusterSettings, LaunchSettings
 from sweep.code import choose_code, keep_code
@@ -25,7 +26,6 @@ from sweep.launch_price import check_price
 from sweep.launch_words import keep_words
 from sweep.live import AS_ASKED, LaunchTable
 from sweep.local_launches import announced
-from sweep.plan import duration
 from sweep.predict import predict_cost
 from sweep.resolve import Resolved
 from sweep.settings import HardwareSettings, RunSettings

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from sweep.amounts import duration, size_of
 from sweep.folder import SweepFolder
 from sweep.launch_price import gpu_hours, seconds_of
-from sweep.plan import duration, size_of
 from sweep.resources import MEASURED_MARGIN, STARTUP_SECONDS, Sized
 from sweep.submissions import Submission
 

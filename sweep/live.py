@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from slurm.local import Event
+from sweep.amounts import duration
 from sweep.display import TerminalDisplay
 from sweep.folder import PlannedCell
-from sweep.plan import duration
 
 _OPEN = ("waiting", "running", "elsewhere")
 AS_ASKED = ("finished", "stopped")  # a cell is stopped only where launch.stop_hopeless asks for it

@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
-import pandas as pd
-
 from results.record import Record
-from results.store import read_records
+from results.store import read_record
 from sweep.bad_devices import bad_nodes, note_failure
 from sweep.folder import SweepFolder
 from sweep.retry import Action, Failure, Past, classify, next_step, rows_after
@@ -63,12 +61,8 @@ def _note_device(folder: SweepFolder, reason: str) -> tuple[list[str], list[str]
 
 def _failed(folder: SweepFolder, cell_id: str) -> list[dict]:
     """Failed records of a cell, oldest first."""
-    paths = folder.records.glob(f"{cell_id}.*.parquet")
-    frames = [read_records(path) for path in paths]
-    if not frames:
-        return []
-    rows = pd.concat(frames).sort_values("attempt")
-    return rows[rows["status"] == "failed"].to_dict("records")
+    rows = [read_record(path) for path in folder.records.glob(f"{cell_id}.*.parquet")]
+    return sorted((r for r in rows if r["status"] == "failed"), key=lambda r: r["attempt"])
 
 
 def _job(row: dict) -> str | None:
@@ -77,5 +71,4 @@ def _job(row: dict) -> str | None:
 
 def _past(row: dict) -> Past:
     rows = row["micro_batch"]
-    known = rows is not None and rows == rows
-    return Past(str(row["reason"]), int(rows) if known else None)
+    return Past(str(row["reason"]), None if rows is None else int(rows))

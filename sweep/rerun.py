@@ -12,6 +12,7 @@ from rich.text import Text
 
 from results.record import Record
 from results.store import StoreError, read_records, results_of
+from sweep.amounts import duration
 from sweep.attempt import Progress, run_attempt
 from sweep.cell import Cell
 from sweep.cells import cell_from_row
@@ -35,7 +36,6 @@ from sweep.errors import UsageError, find_one
 from sweep.folder import PlannedCell, SweepFolder, read_plan
 from sweep.live import utilisation_of
 from sweep.measure import Measurements, measured_columns
-from sweep.plan import duration
 from sweep.resolve import Resolved
 from sweep.settings import HardwareSettings, RunSettings
 from sweep.train import Trainer

@@ -10,7 +10,7 @@ from sweep.data import DataSettings
 from sweep.data_resolve import DataHandling, resolve_data
 from sweep.documents import expand
 from sweep.errors import UsageError
-from sweep.folder import PlannedCell, SweepFolder
+from sweep.folder import PlannedCell, SweepFolder, sweep_folder
 from sweep.grid import Grid, isoflop_grid
 from sweep.grid_settings import GridSettings
 from sweep.memory import without_too_large
@@ -87,12 +87,6 @@ def _of_file(app: AppConf, inputs: GridInputs) -> Grid:
             f"grid.cells: C={first.budget:.3g} {first.size_id} does not fit: {first.reason}"
         )
     return grid
-
-
-def sweep_folder(app: AppConf) -> SweepFolder:
-    """Folder that sweep= names, or the grid's."""
-    root = expand(app.root)
-    return SweepFolder(root, app.sweep if app.sweep is not None else app.grid.name)
 
 
 def hardware_settings(conf: HardwareConf) -> HardwareSettings:

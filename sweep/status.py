@@ -6,18 +6,18 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isfinite, nan
 
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from results.store import flops_spent_of, read_records
+from results.store import flops_spent, read_record
+from sweep.amounts import duration
 from sweep.arguments import Arguments
 from sweep.cell_state import CellState, State, cell_state
 from sweep.explain import Commands
 from sweep.folder import SweepFolder
 from sweep.launch_words import read_words
-from sweep.plan import duration
 from sweep.sweep_facts import SweepFacts, read_facts
 
 _EXAMPLES = 3  # cells that are named of those that wait for the same reason
@@ -109,7 +109,7 @@ def _reruns(folder: SweepFolder, status: Status) -> list[str]:
         numbers = [a.number for a in facts.attempts if a.record == State.FINISHED]
         if len(numbers) > 1:
             paths = [folder.records / f"{facts.plan.cell_id}.{n}.parquet" for n in numbers]
-            losses = [pq.read_table(p, columns=["val_loss"])["val_loss"][0].as_py() for p in paths]
+            losses = [read_record(p)["val_loss"] for p in paths]
             spreads.append(max(losses) - min(losses))
     if not spreads:
         return []
@@ -190,15 +190,13 @@ def seconds_per_flop(folder: SweepFolder, status: Status) -> float | None:
     """Return seconds of an attempt over its FLOPs, from records of finished cells here and there."""
     finished = [f for f, c in zip(status.facts.cells, status.cells, strict=True)
                 if c.state is State.FINISHED]  # fmt: skip
-    seconds = flops = 0.0
+    rows = []
     for facts in finished[:: max(1, len(finished) // _SAMPLED)]:
         number = next(a.number for a in facts.attempts if a.record == State.FINISHED)
-        path = folder.records / f"{facts.plan.cell_id}.{number}.parquet"
-        row = read_records(path)
-        if row["seconds"].notna().all():
-            seconds += row["seconds"].sum()
-            flops += flops_spent_of(row).sum()
-    return seconds / flops if flops else None
+        rows.append(read_record(folder.records / f"{facts.plan.cell_id}.{number}.parquet"))
+    rows = [row for row in rows if isfinite(nan if row["seconds"] is None else row["seconds"])]
+    flops = sum(map(flops_spent, rows))
+    return sum(row["seconds"] for row in rows) / flops if flops else None
 
 
 def _reasons(cells: Iterable[CellState]) -> list[str]:

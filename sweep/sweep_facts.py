@@ -89,7 +89,7 @@ def read_plan_rows(folder: SweepFolder) -> list[PlanRow]:
             f"sweep={folder.name} has no plan in {folder.path}: launch it first: isoflop launch"
         )
     try:
-        table = pq.read_table(folder.plan, columns=["cell_id", "budget", "flops", "steps"])
+        table = pq.ParquetFile(folder.plan).read(["cell_id", "budget", "flops", "steps"])
         if (table.schema.metadata or {}).get(b"plan_schema", b"").decode() != PLAN_SCHEMA:
             raise ValueError("it was written by another version")
         return [PlanRow(**row) for row in table.to_pylist()]
@@ -178,7 +178,7 @@ def _recorded_attempt(records: str, base: str, number: int) -> AttemptFacts:
         return AttemptFacts(number, status, status["state"], status.get("reason"))
     path = f"{records}/{os.path.basename(base)}.{number}.parquet"
     try:
-        row = pq.read_table(path, columns=["status", "reason"]).to_pylist()[0]
+        row = pq.ParquetFile(path).read(["status", "reason"]).to_pylist()[0]
     except (pa.ArrowInvalid, OSError, IndexError) as e:
         return AttemptFacts(number, status, "failed", f"{path} can't be read ({e})")
     return AttemptFacts(number, status, row["status"], row["reason"])

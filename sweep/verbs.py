@@ -157,7 +157,7 @@ def run(args: Arguments, console: Console) -> int:
 
 def status(args: Arguments, console: Console) -> int:
     """Count cells by state and budget, and say what does not move and why."""
-    from sweep.resolve import sweep_folder
+    from sweep.folder import sweep_folder
     from sweep.status import print_status
 
     return print_status(sweep_folder(args.app), args, console, args.app.status.watch)
@@ -165,8 +165,8 @@ def status(args: Arguments, console: Console) -> int:
 
 def logs(args: Arguments, console: Console) -> int:
     """Print what a cell's last job said."""
+    from sweep.folder import sweep_folder
     from sweep.logs import print_logs
-    from sweep.resolve import sweep_folder
 
     if args.app.cell is None:
         raise UsageError("logs needs cell=ID; list the ids with: isoflop plan")
@@ -176,7 +176,7 @@ def logs(args: Arguments, console: Console) -> int:
 def cancel(args: Arguments, console: Console) -> int:
     """Stop a sweep, or one cell's job."""
     from sweep.cancel import cancel as cancel_sweep
-    from sweep.resolve import sweep_folder
+    from sweep.folder import sweep_folder
 
     return cancel_sweep(sweep_folder(args.app), args.app.cell, args, console)
 
@@ -185,7 +185,7 @@ def collect(args: Arguments, console: Console) -> int:
     """Gather record files into records.parquet and curves.parquet."""
     from analysis.recipe_transfer import transfer
     from sweep.collect import collect as collect_sweep
-    from sweep.resolve import sweep_folder
+    from sweep.folder import sweep_folder
 
     folder = sweep_folder(args.app)
     got = collect_sweep(folder)
@@ -203,7 +203,7 @@ def collect(args: Arguments, console: Console) -> int:
 def fit(args: Arguments, console: Console) -> int:
     """Fit laws to a collected sweep or to anybody's points."""
     from sweep.fitting import fit_points, fit_sweep
-    from sweep.resolve import sweep_folder
+    from sweep.folder import sweep_folder
 
     _refuse_unused_fit_keys(args)
     if args.app.points is None:
@@ -254,8 +254,8 @@ def _say_page(page: Path, gaps: list[str], console: Console) -> int:
 
 
 def _report(args: Arguments, console: Console) -> int:
+    from sweep.folder import sweep_folder
     from sweep.reporting import report_points, report_sweep
-    from sweep.resolve import sweep_folder
 
     gaps: list[str] = []
     if args.app.points is None:
@@ -302,8 +302,8 @@ def design(args: Arguments, console: Console) -> int:
 
 def demo(args: Arguments, console: Console) -> int:
     """Prepare, launch, collect, fit and report, one after another."""
+    from sweep.folder import sweep_folder
     from sweep.reporting import current_page
-    from sweep.resolve import sweep_folder
 
     for step in (launch, collect, fit, _report):
         console.rule(step.__name__.strip("_"))

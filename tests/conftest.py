@@ -8,7 +8,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run side by side
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 # A shell that starts tests in the background has them ignore Ctrl-C, and so all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -19,6 +19,9 @@ sys.path.append(str(Path(__file__).parent))  # helpers_*.py; last, so that it sh
 # change; HYPOTHESIS_PROFILE=explore looks for new ones.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=1000)
+# A planted bug is to turn its test red: by which example is all the same.
+found = tuple(phase for phase in Phase if phase is not Phase.shrink)
+settings.register_profile("planted", settings.get_profile("repeatable"), phases=found)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 

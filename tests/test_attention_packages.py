@@ -28,6 +28,7 @@ PACKAGES = {
 }
 
 
+@pytest.mark.slow
 def test_recorded_signatures_are_those_of_the_pinned_sources(tmp_path):
     try:
         found = fetch_all(tmp_path)

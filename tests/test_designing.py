@@ -434,6 +434,7 @@ def test_another_recipe_than_the_design_was_made_for_is_refused(command, demo):
 # the whole way
 
 
+@pytest.mark.slow
 def test_a_sweep_is_designed_and_its_next_cells_are_trained(command, tmp_path, text_folder):
     """Train a tiny sweep, design its next cells, train them beside the others."""
     sizes = ",".join(f"{{n_layer:1,d_model:{d},n_head:1}}" for d in (4, 6, 8, 12, 16))

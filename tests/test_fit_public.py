@@ -95,9 +95,9 @@ def test_one_fit_per_value_of_a_column(tmp_path):
 
 
 def test_the_same_seed_gives_the_same_file():
-    first, again = (fit(planted(), draws=60).to_json() for _ in range(2))
+    first, again = (fit(planted(), draws=20).to_json() for _ in range(2))
     assert first == again
-    assert fit(planted(), draws=60, seed=1).approach3.ci != first["approach3"]["ci"]
+    assert fit(planted(), draws=20, seed=1).approach3.ci != first["approach3"]["ci"]
 
 
 def test_the_order_of_rows_and_the_scale_of_the_loss_do_not_matter():
@@ -195,7 +195,7 @@ def numbers_of(value):
 
 # A failing example is not shrunk: each fit takes a second.
 @settings(
-    max_examples=12,
+    max_examples=6,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.reuse, Phase.generate),

@@ -59,6 +59,7 @@ def test_every_check_runs_on_a_cpu_through_the_same_code(tmp_path):
         assert by_check["gpu_tests"]["pytest -m gpu"]["tests"] > 50
 
 
+@pytest.mark.slow
 def test_a_check_that_fails_is_1_and_the_others_go_on(tmp_path):
     """A compiler that there is not: the check fails, the next one runs, the file says both."""
     out = tmp_path / "check.json"

@@ -191,6 +191,7 @@ def test_two_launches_at_once_share_the_cells_and_train_each_once(text_folder, t
         assert own == len(rows) or "by another process" in out or "are done" in out, ended
 
 
+@pytest.mark.slow
 def test_a_launch_of_which_the_other_is_killed_takes_over_its_cell(text_folder, tmp_path):
     words = [*tiny_grid(tmp_path / "root", text_folder, budgets=LONG), SAVE_OFTEN]
     folder = SweepFolder(tmp_path / "root", "tiny")

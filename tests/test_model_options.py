@@ -54,7 +54,14 @@ def planned(command, root, text, option: dict) -> dict:
     return cell
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=str)
+# Each is trained with the faults, by make test-cluster; here the first, and several at once.
+EACH = [
+    pytest.param(option, marks=[pytest.mark.slow] if 0 < i < len(OPTIONS) - 1 else [])
+    for i, option in enumerate(OPTIONS)
+]
+
+
+@pytest.mark.parametrize("option", EACH, ids=str)
 def test_an_option_is_planned_trained_recorded_and_run_again(
     option, command, tmp_path, text_folder
 ):

@@ -313,6 +313,7 @@ def test_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_ten_thousand_points_stay_small(fits, tmp_path):
     n = 10_000
     frame = pd.DataFrame({"N": [1e6 * (1 + i % 97) for i in range(n)]})
