@@ -91,10 +91,6 @@ class Lab:
         """Return `id state` of every job and task in the queue."""
         return client(self.cluster, "squeue", "-h", "-r", "-o", "%i %T %r").stdout.split("\n")[:-1]
 
-    def in_queue(self, status: Mapping) -> bool:
-        """Whether the job of a status runs, waits, or is still being ended."""
-        return any(line.split()[0] == self.job_of(status) for line in self.queue())
-
     def wait_for(self, what: str, holds: Callable[[], object], seconds: float = PATIENCE) -> object:
         """Wait until something holds, and return it."""
         end = time.monotonic() + seconds
@@ -144,6 +140,16 @@ class Lab:
             return None
 
         return self.wait_for(f"a cell of {sweep} that trains", one)
+
+    def hold_until_gone(self, status: Mapping) -> None:
+        """Hold a process still that SLURM wakes and tells to end: it could do so within KillWait."""
+
+        def gone() -> bool:
+            with suppress(ProcessLookupError):
+                os.kill(status["pid"], signal.SIGSTOP)
+            return not any(line.split()[0] == self.job_of(status) for line in self.queue())
+
+        self.wait_for("the end of a job", gone)
 
     def go_on(self, status: Mapping) -> None:
         """Let a held process go on, if it lives."""

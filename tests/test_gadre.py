@@ -53,7 +53,8 @@ def fit_on_the_loss(N, D, loss) -> LawFit:
     for _ in range(6):
         fit = fit_law("overtraining", N, D, loss, estimator="ls", weights=weights)
         predicted = fit.law.loss(fit.theta, N, D)
-        weights = (predicted - loss) * predicted / np.log(predicted / loss)
+        gap = np.log(predicted / loss)  # 0 on a run that the law goes through
+        weights = predicted * loss * np.where(gap, np.expm1(gap) / np.where(gap, gap, 1), 1)
     return fit
 
 

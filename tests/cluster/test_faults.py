@@ -60,9 +60,10 @@ def test_a_cancelled_sweep_does_not_come_back(lab, right):
     """Scancel sends SIGTERM, as a preemption does on some sites: nothing may queue itself again."""
     sweep = "cancelled"
     lab.launch(sweep)
-    lab.hold(sweep)  # so that one at least is not done before it is cancelled
+    _, status = lab.hold(sweep)  # so that one at least is not done before it is cancelled
     done = lab.isoflop("cancel", f"root={lab.root}", f"sweep={sweep}")
     assert done.returncode == 0, done.stderr
+    lab.hold_until_gone(status)
     lab.wait_until_idle()
     time.sleep(12)  # a requeued job would start again after 7 s
     assert not lab.queue()

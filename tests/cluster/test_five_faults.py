@@ -16,8 +16,8 @@ def test_a_killed_process_a_preemption_and_a_cancelled_cell(lab, right):
     preempted, third = lab.hold(sweep, but=[killed, cancelled])
     lab.kill_process(first)
     lab.ask("scancel", lab.job_of(second))
-    # SLURM queues a job again that it preempts while it ends, though somebody cancelled it
-    lab.wait_for("the cancelled job to be gone", lambda: not lab.in_queue(second))
+    # also: SLURM queues a job again that it preempts while it ends, though somebody cancelled it
+    lab.hold_until_gone(second)
     lab.take_room_of(third)
     lab.wait_until_idle()
     said = lab.wait_to_be_told(sweep, "was cancelled")
