@@ -52,6 +52,7 @@ def test_three_methods_agree_on_independent_noise(estimator):
     assert found["jackknife"].ci["a"] == pytest.approx((low, high), abs=0.5 * (high - low))
 
 
+@pytest.mark.slow
 def test_the_jackknife_holds_the_truth_as_often_as_it_says():
     """90% intervals of a in 60 sweeps: 54 expected, 2.3 their sd."""
     inside = 0

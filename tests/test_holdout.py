@@ -106,6 +106,7 @@ TRUTHS = {
 }
 
 
+@pytest.mark.slow
 def test_min_loss_intervals_hold_the_observed_minimum_on_average():
     """60 sweeps of each truth at 1% noise, seeds 0..59; Monte Carlo error of the mean .025."""
     inside, width = [], []

@@ -77,6 +77,7 @@ def last_status(folder: SweepFolder) -> dict:
     return read_status(folder.cell(CELL.id) / "0")
 
 
+@pytest.mark.slow
 def test_without_scontrol_a_task_saves_leaves_a_wish_and_goes_on_in_its_next_life(job, capsys):
     life = job.start()
     end = time.monotonic() + 120

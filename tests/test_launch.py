@@ -174,6 +174,7 @@ def test_ctrl_c_saves_and_exits_with_130_and_a_killed_worker_is_replaced(text_fo
     assert len(read_records(folder.records)) == len(read_plan(folder))
 
 
+@pytest.mark.slow
 def test_two_launches_at_once_share_the_cells_and_train_each_once(text_folder, tmp_path):
     words = [*tiny_grid(tmp_path / "root", text_folder, budgets=LONG), SAVE_OFTEN]
     folder = SweepFolder(tmp_path / "root", "tiny")

@@ -125,6 +125,7 @@ def test_the_vocabulary_times_the_tokens_never_exists_at_once():
     assert largest_of_a_step(V, 2 * B, CHUNKED) <= LOGITS
 
 
+@pytest.mark.slow
 def test_the_peak_of_real_memory_does_not_grow_with_the_vocabulary():
     """Resident memory, of which a new process each reads its own peak."""
     plain, chunked = (peak_megabytes(v) for v in ("plain", "chunked"))

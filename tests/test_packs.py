@@ -188,6 +188,7 @@ def test_a_task_trains_its_queue_and_each_cell_has_its_own_record(task):
     assert all(f"{c.id} finished, loss" in said for c in asked.cells)
 
 
+@pytest.mark.slow
 def test_a_task_that_is_told_to_save_and_not_ended_goes_on_to_the_end(task):
     """No scontrol answers here, so nobody takes the job back: it must not stop in the middle."""
     process, asked = task(budgets="[1e9]", grid__probe="false")

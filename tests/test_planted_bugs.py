@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from planted_bugs import BUGS, PlantedBug
 
+pytestmark = pytest.mark.slow
+
 REPO = Path(__file__).resolve().parents[1]
 COPIED = ("analysis", "conf", "models", "results", "slurm", "sweep", "tests", "pyproject.toml")
 

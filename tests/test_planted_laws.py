@@ -28,7 +28,10 @@ def predicted(sweep: Sweep, theta: np.ndarray) -> np.ndarray:
     return sweep.law.loss(theta[..., None, :], sweep.N, sweep.D, C=sweep.C, **sweep.extra)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(
+    "estimator",
+    [e if e in ("t4", "huber") else pytest.param(e, marks=pytest.mark.slow) for e in ESTIMATORS],
+)
 @pytest.mark.parametrize("name", sorted(LAWS))
 def test_with_noise_the_truth_is_within_the_draws(name, estimator):
     """At every point of the sweep, the loss without noise is within four sd of the resamples."""

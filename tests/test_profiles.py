@@ -148,6 +148,7 @@ def test_power_law_weights_and_unknown_deviations():
         power_law(C[:1], N[:1])
 
 
+@pytest.mark.slow
 def test_exponent_intervals_hold_the_truth_as_often_as_they_say():
     """200 sweeps of 5 budgets x 5 sizes, 1% noise: the 90% interval of the exponent."""
     rng = np.random.default_rng(0)

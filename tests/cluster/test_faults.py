@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +24,19 @@ from sweep.submissions import read_submissions
 
 pytestmark = pytest.mark.slow
 
+FEW = "grid.budgets=[1.4e10]"
+
 PREEMPTION = [
     pytest.param(True, 30, id="user signal, grace"),
     pytest.param(False, 30, id="SIGTERM, grace"),
     pytest.param(True, 0, id="no grace"),
 ]
+
+
+@pytest.fixture
+def few(right) -> dict[str, float]:
+    """Return the losses of FEW, the smoke grid's cheaper budget."""
+    return {cell: loss for cell, loss in right.items() if cell.startswith("c1.4e10")}
 
 
 @pytest.fixture
@@ -44,22 +51,22 @@ def configured(lab):
 
 
 @pytest.mark.parametrize(("user_signal", "grace"), PREEMPTION)
-def test_preemption_as_each_kind_of_site_does_it(lab, right, configured, user_signal, grace):
+def test_preemption_as_each_kind_of_site_does_it(lab, few, configured, user_signal, grace):
     configured(user_signal, grace)
     sweep = f"preempted-{user_signal}-{grace}"
-    lab.launch(sweep, "cluster.partition=preempt")
+    lab.launch(sweep, FEW, "cluster.partition=preempt")
     _, status = lab.hold(sweep)
     lab.take_room_of(status)
     lab.wait_until_idle()
-    lab.check(sweep, right)
+    lab.check(sweep, few)
     if grace:
         assert "saved; queued again" in lab.logs(sweep)
 
 
-def test_a_cancelled_sweep_does_not_come_back(lab, right):
+def test_a_cancelled_sweep_does_not_come_back(lab, few):
     """Scancel sends SIGTERM, as a preemption does on some sites: nothing may queue itself again."""
     sweep = "cancelled"
-    lab.launch(sweep)
+    lab.launch(sweep, FEW)
     _, status = lab.hold(sweep)  # so that one at least is not done before it is cancelled
     done = lab.isoflop("cancel", f"root={lab.root}", f"sweep={sweep}")
     assert done.returncode == 0, done.stderr
@@ -68,29 +75,29 @@ def test_a_cancelled_sweep_does_not_come_back(lab, right):
     time.sleep(12)  # a requeued job would start again after 7 s
     assert not lab.queue()
     before = lab.losses(sweep) if any(lab.folder(sweep).records.glob("*.parquet")) else {}
-    assert len(before) < len(right)
+    assert len(before) < len(few)
     lab.wait_to_be_told(sweep, "was cancelled")
-    lab.launch(sweep)
+    lab.launch(sweep, FEW)
     lab.wait_until_idle()
-    lab.check(sweep, right)
+    lab.check(sweep, few)
 
 
-def test_a_node_that_is_lost_while_its_process_lives_on(lab, right):
+def test_a_node_that_is_lost_while_its_process_lives_on(lab, few):
     """Slurmd is killed: SLURM runs the job again elsewhere while the first process goes on."""
     sweep = "lost-node"
-    lab.launch(sweep)
+    lab.launch(sweep, FEW)
     _, status = lab.hold(sweep)
     lab.kill_node_daemon(lab.node_of(status))
     lab.go_on(status)
     lab.wait_until_idle()
     lab.mend()
-    lab.check(sweep, right)
+    lab.check(sweep, few)
 
 
 @pytest.mark.parametrize("state", ["down", "drain"])
-def test_a_node_that_is_taken_down_or_drained(lab, right, state):
+def test_a_node_that_is_taken_down_or_drained(lab, few, state):
     sweep = f"node-{state}"
-    lab.launch(sweep)
+    lab.launch(sweep, FEW)
     _, status = lab.hold(sweep)
     node = lab.node_of(status)
     lab.ask("scontrol", "update", f"nodename={node}", f"state={state}", "reason=test")
@@ -98,7 +105,7 @@ def test_a_node_that_is_taken_down_or_drained(lab, right, state):
     time.sleep(2)
     lab.mend()  # an administrator puts it back to work
     _release_what_is_held(lab, sweep)
-    lab.check(sweep, right)
+    lab.check(sweep, few)
 
 
 def _release_what_is_held(lab: Lab, sweep: str) -> None:
@@ -116,49 +123,49 @@ def _release_what_is_held(lab: Lab, sweep: str) -> None:
 
 
 @pytest.mark.parametrize("step", ["batch", "0"])
-def test_a_step_daemon_is_killed(lab, right, step):
+def test_a_step_daemon_is_killed(lab, few, step):
     """SLURM loses sight of the process: it says COMPLETED or NODE_FAIL while the process trains."""
     sweep = f"stepd-{step}"
-    lab.launch(sweep)
+    lab.launch(sweep, FEW)
     _, status = lab.hold(sweep)
     os.kill(lab.step_daemon(status, step).pid, 9)
     lab.go_on(status)
     _release_what_is_held(lab, sweep)
-    lab.launch(sweep)
+    lab.launch(sweep, FEW)
     lab.wait_until_idle()
-    lab.check(sweep, right)
+    lab.check(sweep, few)
 
 
-def test_the_controller_is_killed(lab, right):
+def test_the_controller_is_killed(lab, few):
     sweep = "controller"
-    lab.launch(sweep)
+    lab.launch(sweep, FEW)
     lab.a_running_cell(sweep)
     lab.kill_controller()
     said = lab.status(sweep)
     assert "Note: squeue" in said
     lab.mend()
     lab.wait_until_idle()
-    lab.check(sweep, right)
+    lab.check(sweep, few)
 
 
-def test_a_time_limit_shorter_than_a_cell(lab, right):
+def test_a_time_limit_shorter_than_a_cell(lab, few):
     """The job saves, queues itself again, and goes on."""
     sweep = "limit"
-    lab.launch(sweep)
+    lab.launch(sweep, FEW)
     _meet_time_limit(lab, sweep)
     assert "saved; queued again" in lab.logs(sweep)
-    lab.check(sweep, right)
+    lab.check(sweep, few)
 
 
-def test_a_memory_limit_is_named_and_mended_by_what_status_says(lab, right):
+def test_a_memory_limit_is_named_and_mended_by_what_status_says(lab, few):
     sweep = "memory"
-    lab.launch(sweep, "cluster.memory_gb=0.25", "launch.retries=0")
+    lab.launch(sweep, FEW, "cluster.memory_gb=0.25", "launch.retries=0")
     lab.wait_until_idle()
     said = lab.wait_to_be_told(sweep, "hit its memory limit")
     assert "cluster.memory_gb=" in said
-    lab.launch(sweep, "cluster.memory_gb=1")
+    lab.launch(sweep, FEW, "cluster.memory_gb=1")
     lab.wait_until_idle()
-    lab.check(sweep, right)
+    lab.check(sweep, few)
 
 
 EXITS = [
@@ -171,21 +178,19 @@ EXITS = [
 
 
 @pytest.mark.parametrize(("word", "said"), EXITS)
-def test_a_process_that_exits_without_a_word(lab, right, tmp_path, word, said):
+def test_a_process_that_exits_without_a_word(lab, few, tmp_path, word, said):
     """SLURM says FAILED or COMPLETED; there is no record, and status says so in words."""
     sweep = f"exits-{tmp_path.name}"
     programs = {f"exits_{n}": _program(tmp_path / f"exits_{n}", f"exit {n}") for n in (0, 7)}
-    lab.launch(sweep, word.format(**programs), "grid.budgets=[1.4e10]")
+    lab.launch(sweep, word.format(**programs), FEW)
     lab.wait_until_idle()
     lab.wait_to_be_told(sweep, said)
     assert "without a record" in lab.status(sweep)
     if "exits_7" in word:
-        assert lab.logs(sweep).count("lost with exit status 7: queued again") == 2 * len(
-            _few(right)
-        )
-    lab.launch(sweep, "grid.budgets=[1.4e10]")
+        assert lab.logs(sweep).count("lost with exit status 7: queued again") == 2 * len(few)
+    lab.launch(sweep, FEW)
     lab.wait_until_idle()
-    lab.check(sweep, _few(right))
+    lab.check(sweep, few)
 
 
 def _meet_time_limit(lab: Lab, sweep: str) -> None:
@@ -206,12 +211,7 @@ def _program(path: Path, *lines: str) -> Path:
     return path
 
 
-def _few(right: Mapping[str, float]) -> dict[str, float]:
-    """Return cells of the smallest budget, with their losses."""
-    return {cell: loss for cell, loss in right.items() if cell.startswith("c1.4e10")}
-
-
-def test_a_time_limit_in_a_container(lab, right, tmp_path):
+def test_a_time_limit_in_a_container(lab, few, tmp_path):
     """No scontrol in there: the task leaves a wish, and its batch file queues the job again."""
     sweep = "contained"
     inside = f"PATH=/nowhere exec {sys.executable}"
@@ -220,15 +220,15 @@ def test_a_time_limit_in_a_container(lab, right, tmp_path):
         f'{inside} "$@"',
     ]  # drops exec, --bind, image
     _program(tmp_path / "apptainer", *apptainer)
-    lab.launch(sweep, "cluster=slurm_apptainer", "cluster.container=ours.sif", "grid.budgets=[1.4e10]",
+    lab.launch(sweep, "cluster=slurm_apptainer", "cluster.container=ours.sif", FEW,
                f"cluster.setup=['export PATH={tmp_path}:$PATH']")  # fmt: skip
     _meet_time_limit(lab, sweep)
     assert "saved; there is no scontrol here" in lab.logs(sweep)
     assert not list((lab.folder(sweep).path / "logs").glob("*_again"))
-    lab.check(sweep, _few(right))
+    lab.check(sweep, few)
 
 
-def test_a_full_disk(lab, right, tmp_path):
+def test_a_full_disk(lab, few, tmp_path):
     """The root is a small filesystem that fills up in the middle; with room again all ends well."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -238,15 +238,15 @@ def test_a_full_disk(lab, right, tmp_path):
     try:
         small, sweep = Lab(lab.cluster, disk), "full"
         shutil.copytree(lab.root / ".data", disk / ".data")
-        small.launch(sweep)
+        small.launch(sweep, FEW)
         small.a_running_cell(sweep)
         _fill(disk / "ballast")
         small.wait_until_idle()
         small.wait_to_be_told(sweep, "(failed): ")
         (disk / "ballast").unlink()
-        small.launch(sweep)
+        small.launch(sweep, FEW)
         small.wait_until_idle()
-        small.check(sweep, right)
+        small.check(sweep, few)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
@@ -257,7 +257,7 @@ def _fill(path: Path) -> None:
             f.write(b"x" * 4096)
 
 
-def test_yaml_that_is_edited_while_jobs_wait_changes_nothing(lab, right, tmp_path):
+def test_yaml_that_is_edited_while_jobs_wait_changes_nothing(lab, few, tmp_path):
     """Jobs run the frozen cells from the snapshot of the code, not the checkout."""
     sweep = "edited"
     checkout = _copy_of_the_checkout(tmp_path)
@@ -265,7 +265,7 @@ def test_yaml_that_is_edited_while_jobs_wait_changes_nothing(lab, right, tmp_pat
     env = {**lab.env, "PYTHONPATH": str(checkout)}
     lab.ask("scontrol", "update", "partitionname=main", "state=down")  # jobs wait
     try:
-        done = subprocess.run([*isoflop, "launch", *lab.words(sweep)], env=env, cwd=tmp_path,
+        done = subprocess.run([*isoflop, "launch", *lab.words(sweep, FEW)], env=env, cwd=tmp_path,
                               capture_output=True, text=True)  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         recipe = checkout / "conf" / "recipe" / "demo.yaml"
@@ -276,7 +276,7 @@ def test_yaml_that_is_edited_while_jobs_wait_changes_nothing(lab, right, tmp_pat
     finally:
         lab.ask("scontrol", "update", "partitionname=main", "state=up")
     lab.wait_until_idle()
-    lab.check(sweep, right)
+    lab.check(sweep, few)
 
 
 def _copy_of_the_checkout(tmp_path):
@@ -290,24 +290,22 @@ def _copy_of_the_checkout(tmp_path):
     return copy
 
 
-def test_two_nodes_with_two_ranks_each_agree_with_one_process(lab, right):
+def test_two_nodes_with_two_ranks_each_agree_with_one_process(lab, few):
     """DDP over gloo: 2 nodes x 2 tasks; sums in another order, so equal to rounding only."""
     sweep = "ranks"
     done = lab.isoflop("launch", *lab.words(sweep, "cluster.nodes=2", "hardware.ranks=4",
-                                            "grid.budgets=[1.4e10]"))  # fmt: skip
+                                            FEW))  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     lab.wait_until_idle()
     found = lab.losses(sweep)
-    assert len(found) == sum(c.startswith("c1.4e10") for c in right)
+    assert len(found) == len(few)
     for cell, loss in found.items():
-        assert loss == pytest.approx(right[cell], abs=2e-3)
+        assert loss == pytest.approx(few[cell], abs=2e-3)
 
 
-def test_a_rank_that_dies_ends_the_attempt_in_seconds(lab, right):
+def test_a_rank_that_dies_ends_the_attempt_in_seconds(lab, few):
     sweep = "dead-rank"
-    lab.launch(
-        sweep, "cluster.nodes=2", "hardware.ranks=2", "grid.budgets=[1.4e10]", "cluster.gpus=1"
-    )
+    lab.launch(sweep, "cluster.nodes=2", "hardware.ranks=2", FEW, "cluster.gpus=1")
     _, status = lab.hold(sweep)
     followers = [p for p in _tasks(lab, status) if p.pid != status["pid"]]
     os.kill(followers[0].pid, 9)
@@ -316,11 +314,9 @@ def test_a_rank_that_dies_ends_the_attempt_in_seconds(lab, right):
     lab.wait_for("the attempt to end", lambda: _gone(status["pid"]))
     assert time.monotonic() - began < 60
     lab.wait_until_idle()
-    lab.launch(
-        sweep, "cluster.nodes=2", "hardware.ranks=2", "grid.budgets=[1.4e10]", "cluster.gpus=1"
-    )
+    lab.launch(sweep, "cluster.nodes=2", "hardware.ranks=2", FEW, "cluster.gpus=1")
     lab.wait_until_idle()
-    assert len(lab.losses(sweep)) == sum(c.startswith("c1.4e10") for c in right)
+    assert len(lab.losses(sweep)) == len(few)
     lab.check_no_twin(sweep)
 
 
@@ -345,7 +341,7 @@ def test_a_canary_that_fails_stops_the_launch_with_its_words(lab):
     sweep, hidden = "canary", lab.root / ".data.hidden"
     lab.ask("scontrol", "update", "partitionname=main", "state=down")
     try:
-        lab.launch(sweep, "launch.canary=true")
+        lab.launch(sweep, FEW, "launch.canary=true")
         (lab.root / ".data").rename(hidden)
     finally:
         lab.ask("scontrol", "update", "partitionname=main", "state=up")
@@ -357,10 +353,10 @@ def test_a_canary_that_fails_stops_the_launch_with_its_words(lab):
     assert not any(lab.folder(sweep).path.glob("cells/*/*/status.json"))
 
 
-def test_a_canary_that_is_killed_comes_back(lab, right):
+def test_a_canary_that_is_killed_comes_back(lab, few):
     """As one that is preempted: arrays would else be cancelled for what was no fault of theirs."""
     sweep = "canary-killed"
-    lab.launch(sweep, "launch.canary=true", "grid.budgets=[1.4e10]")
+    lab.launch(sweep, "launch.canary=true", FEW)
     (canary,) = [s for s in read_submissions(lab.folder(sweep)) if s.kind == "canary"]
     process = lab.wait_for("the canary", lambda: next(
         (p for p in job_processes(lab.cluster) if "sweep.canary" in p.argv
@@ -369,7 +365,7 @@ def test_a_canary_that_is_killed_comes_back(lab, right):
     lab.wait_until_idle()
     assert "lost with exit status 137: queued again" in lab.logs(sweep)
     assert canary_words(lab.folder(sweep), canary) == ""
-    lab.check(sweep, _few(right))
+    lab.check(sweep, few)
 
 
 def test_what_waits_is_kept_off_nodes_beside_those_that_were_excluded(lab, monkeypatch):
@@ -425,10 +421,10 @@ def test_queue_states_of_a_real_cluster(lab, monkeypatch):
         read_queue([held])
 
 
-def test_a_ledger_without_ids_is_settled_by_job_names(lab, right):
+def test_a_ledger_without_ids_is_settled_by_job_names(lab, right, few):
     """Sbatch took the arrays, and the launcher died before it wrote their ids down."""
     sweep = "settled"
-    lab.launch(sweep, "grid.budgets=[1.4e10]")
+    lab.launch(sweep, FEW)
     folder = lab.folder(sweep)
     from sweep.submissions import write_submission
 
@@ -436,10 +432,10 @@ def test_a_ledger_without_ids_is_settled_by_job_names(lab, right):
         write_submission(folder, replace(one, state="frozen", job_id=None))
     said = lab.status(sweep)
     assert "ended before sbatch" not in said
-    lab.launch(sweep, "grid.budgets=[1.4e10]")
+    lab.launch(sweep, FEW)
     lab.wait_until_idle()
     assert len(read_submissions(folder)) == 1
-    assert lab.losses(sweep) == _few(right)
+    assert lab.losses(sweep) == few
     before = {p: p.stat().st_mtime_ns for p in folder.records.iterdir()}
     said = lab.launch(sweep).stdout  # the sweep grows: old cells keep their ids, and their records
     assert f"{len(right)} cells, {len(before)} done" in said
