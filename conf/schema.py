@@ -121,6 +121,12 @@ class RecipeConf:
     """Weight decay by rule: batch / (lr x decay x D) of a cell at D/N = 20, falling as (D/N)^-.527."""
     grad_clip: float = 1.0
     """Largest gradient norm."""
+    optimizer: str = "adamw"
+    """adamw, or muon: torch's Muon on the matrices of the blocks, AdamW on embeddings, head and norms."""
+    momentum: float | None = None
+    """Muon's momentum; null: .95."""
+    adjust_lr_fn: str | None = None
+    """How Muon scales lr with a matrix: match_rms_adamw (null), for which AdamW's lr serves, or original."""
 
 
 @dataclass

@@ -111,3 +111,20 @@ def chinchilla_layers_forward(cfg: GPTConfig) -> int:
 def N_flops(cfg: GPTConfig, rule: FlopRule) -> float:
     """Parameters for which C = 6 N D holds exactly under `rule`."""
     return flops_per_token(cfg, rule) / 6
+
+
+def orthogonalise_flops(cfg: GPTConfig) -> float:
+    """FLOPs of one Muon step's Newton-Schulz iterations over the matrices of all blocks.
+
+    Five iterations X <- a X + (b G + c G G) X with G = X X^T on each matrix, its shorter side m
+    first: 2 m^2 n + 2 m^3 + 2 m^2 n (torch.optim.Muon; Jordan 2024). Queries, keys and values are
+    one matrix here, as are SwiGLU's gate and value.
+    """
+    d, f = cfg.d_model, cfg.mlp_width
+    qkv = d + 2 * cfg.kv_heads * cfg.head_dim
+    up = (2 if cfg.mlp is MLP.SWIGLU else 1) * f
+    total = 0
+    for sides in ((qkv, d), (d, d), (up, d), (d, f)):
+        m, n = min(sides), max(sides)
+        total += 5 * (4 * m * m * n + 2 * m**3)
+    return float(cfg.n_layer * total)

@@ -10,10 +10,10 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replac
 from functools import cached_property
 
 from models.config import GPTConfig
-from models.flops import FlopRule, N_flops, count_params, flops_per_token
+from models.flops import FlopRule, N_flops, count_params, flops_per_token, orthogonalise_flops
 from results.record import Probe
 from sweep.recipe import Recipe, outside_regime
-from sweep.recipe_regime import Target
+from sweep.recipe_regime import Optimizer, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,12 @@ class Cell:
     def flops(self) -> float:
         """C spent; differs from `budget` only by rounding to whole steps."""
         return self.tokens * flops_per_token(self.model, self.flop_rule)
+
+    @property
+    def optimizer_flops(self) -> float:
+        """FLOPs of Muon's orthogonalisation over all steps; 0 under AdamW. Not in C."""
+        muon = self.recipe.optimizer is Optimizer.MUON
+        return self.steps * orthogonalise_flops(self.model) if muon else 0.0
 
     @property
     def outside_regime(self) -> str | None:

@@ -10,6 +10,7 @@ from models.flops import FlopRule
 from results.record import Probe
 from sweep.cell import Cell, DataRef, flops_of, params_of
 from sweep.recipe import Recipe
+from sweep.recipe_regime import Optimizer
 from sweep.schedule import Schedule
 
 _SIZES = ("n_layer", "d_model", "n_head", "vocab_size", "seq_len")
@@ -24,8 +25,9 @@ def cell_to_row(cell: Cell) -> dict[str, Any]:
     del recipe["batch_rows"]
     if cell.recipe.batch_tokens_asked is None:  # the rule's tokens are whole sequences
         recipe["batch_tokens_asked"] = float(cell.batch_tokens)
-    if cell.recipe.timescale is None:
-        recipe["timescale"] = math.nan
+    for name in ("timescale", "momentum"):
+        if recipe[name] is None:
+            recipe[name] = math.nan
     cfg = cell.model
     return {
         "cell_id": cell.id,
@@ -41,6 +43,8 @@ def cell_to_row(cell: Cell) -> dict[str, Any]:
         "steps": cell.steps,
         **recipe,
         "schedule": str(cell.recipe.schedule),
+        "optimizer": str(cell.recipe.optimizer),
+        "optimizer_flops": cell.optimizer_flops,
         "recipe_outside_regime": cell.outside_regime,
         "seed": cell.seed,
         "probe": None if cell.probe is None else str(cell.probe),
@@ -86,6 +90,9 @@ def _rebuild(row: Mapping[str, Any]) -> Cell:
         timescale=_number_or_none(row.get("timescale")),
         period_steps=None if (period := _number_or_none(row.get("period_steps"))) is None
         else int(period),
+        optimizer=Optimizer(name if isinstance(name := row.get("optimizer"), str) else "adamw"),
+        momentum=_number_or_none(row.get("momentum")),
+        adjust_lr_fn=adjust if isinstance(adjust := row.get("adjust_lr_fn"), str) else None,
     )  # fmt: skip
     probe = row.get("probe")  # absent from rows of an earlier day; NaN where pandas read null
     is_probe = isinstance(probe, str)

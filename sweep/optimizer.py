@@ -1,11 +1,13 @@
 """Which parameters get which learning rate and decay."""
 
 from inspect import unwrap
+from typing import Any
 
 import torch
 
 from models.gpt import GPT
 from sweep.cell import Cell
+from sweep.recipe_regime import Optimizer
 
 
 class AdamW(torch.optim.AdamW):
@@ -22,18 +24,82 @@ for _name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
 AdamW.step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
 
 
-def make_optimizer(model: GPT, cell: Cell) -> torch.optim.Optimizer:
-    """AdamW; matrices decay at `lr`, tables and gains do not and have `lr_embedding`."""
+class Muon(torch.optim.Muon):
+    """Torch's Muon (Jordan 2024; lr by Liu et al. 2025, arXiv:2502.16982), as AdamW above."""
+
+
+for _name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+    setattr(Muon, _name, unwrap(getattr(torch.optim.Muon, _name)))
+
+
+class MuonWithAdamW:
+    """Muon for the matrices of the blocks, AdamW for all else: two optimizers that act as one."""
+
+    def __init__(self, muon: Muon, adamw: AdamW) -> None:
+        self.parts = (muon, adamw)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups of both; a learning rate that is set in one is used."""
+        return [group for part in self.parts for group in part.param_groups]
+
+    @property
+    def state(self) -> dict[torch.Tensor, Any]:
+        """Momenta of all parameters; a copy."""
+        return {p: state for part in self.parts for p, state in part.state.items()}
+
+    def step(self) -> None:
+        """One step of both."""
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients of both."""
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both, for a checkpoint."""
+        return dict(zip(("muon", "adamw"), (part.state_dict() for part in self.parts), strict=True))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        for name, part in zip(("muon", "adamw"), self.parts, strict=True):
+            part.load_state_dict(state[name])
+
+
+def make_optimizer(model: GPT, cell: Cell) -> torch.optim.Optimizer | MuonWithAdamW:
+    """AdamW, or Muon for the matrices of the blocks and AdamW for the rest, by names.
+
+    Matrices decay at `lr`, tables and gains do not and have `lr_embedding`. Under Muon the head is a
+    matrix of AdamW's: its rows are tokens, not directions of one map.
+    """
     recipe = cell.recipe
     tables = {
         id(p) for m in (model.embed, model.positions) if m is not None for p in m.parameters()
     }
     rest = [p for p in model.parameters() if p.ndim < 2 or id(p) in tables]
     ids = {id(p) for p in rest}
-    matrices = [p for p in model.parameters() if id(p) not in ids]
+    matrices = {name: p for name, p in model.named_parameters() if id(p) not in ids}
+    muon = recipe.optimizer is Optimizer.MUON
+    of_muon = {n: p for n, p in matrices.items() if muon and n.startswith("blocks.")}
+    of_adamw = [p for n, p in matrices.items() if n not in of_muon]
     groups = [
-        {"params": matrices, "lr": recipe.lr, "weight_decay": recipe.weight_decay},
+        {"params": of_adamw, "lr": recipe.lr, "weight_decay": recipe.weight_decay},
         {"params": rest, "lr": recipe.lr_embedding, "weight_decay": 0.0},
     ]
     betas = (recipe.beta1, recipe.beta2)
-    return AdamW(groups, betas=betas, eps=recipe.eps, fused=True)
+    adamw = AdamW([g for g in groups if g["params"]], betas=betas, eps=recipe.eps, fused=True)
+    if not muon:
+        return adamw
+    return MuonWithAdamW(
+        Muon(list(of_muon.values()), lr=recipe.lr, weight_decay=recipe.weight_decay,
+             momentum=recipe.momentum, adjust_lr_fn=recipe.adjust_lr_fn),
+        adamw,
+    )  # fmt: skip
+
+
+def forget(optimizer: torch.optim.Optimizer | MuonWithAdamW) -> None:
+    """Drop all momenta, as before the first step."""
+    for part in getattr(optimizer, "parts", (optimizer,)):
+        part.state.clear()

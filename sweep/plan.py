@@ -15,6 +15,7 @@ from sweep.cell import Cell, si
 from sweep.cells import cell_to_row
 from sweep.expectation import outlook_dict, print_outlook
 from sweep.predict import Cost, predict_cost, predict_wall
+from sweep.recipe_regime import Optimizer
 from sweep.recipe_rules import RULES
 from sweep.resolve import Resolved
 from sweep.trunks import before_it, chains, shared_steps
@@ -197,8 +198,13 @@ def _recipe_line(cells: Sequence[Cell]) -> str:
         if regime
         else "A fixed recipe was fitted nowhere: only probes can tell whether it suits every cell."
     )
+    muon = ""
+    if r.optimizer is Optimizer.MUON:
+        flops = sum(c.optimizer_flops for c in cells) / sum(c.flops for c in cells)
+        muon = (f"Muon on the matrices of the blocks (momentum {r.momentum:g}, lr by {r.adjust_lr_fn}, "
+                f"{flops:.1%} more FLOPs than C counts), elsewhere ")  # fmt: skip
     return (
-        f"recipe={r.rule}: schedule {r.schedule}, floor {over_cells('lr_floor')}, AdamW betas "
+        f"recipe={r.rule}: schedule {r.schedule}, floor {over_cells('lr_floor')}, {muon}AdamW betas "
         f"{r.beta1:g} {over_cells('beta2')}, eps {over_cells('eps')}, weight decay "
         f"{over_cells('weight_decay')}, clip {r.grad_clip:g}. {fitted}"
     )

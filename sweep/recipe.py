@@ -6,8 +6,9 @@ transfer bends the law.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
-from sweep.recipe_regime import Target
+from sweep.recipe_regime import Optimizer, Target
 from sweep.recipe_rules import RULES, Choice, nine_digits
 from sweep.schedule import Schedule
 
@@ -32,6 +33,9 @@ class Recipe:
     batch_tokens_asked: float | None = None  # by the rule, where whole sequences are not that
     timescale: float | None = None  # that gave the weight decay; None: it was asked for
     period_steps: int | None = None  # wsd_stepped: after so many, and each doubling, the peak falls
+    optimizer: Optimizer = Optimizer.ADAMW
+    momentum: float | None = None  # Muon's
+    adjust_lr_fn: str | None = None  # Muon's, of the shape of a matrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,9 @@ class RecipeSettings:
     weight_decay: float | None
     grad_clip: float
     timescale: float | None = None
+    optimizer: str = "adamw"
+    momentum: float | None = None
+    adjust_lr_fn: str | None = None
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -73,8 +80,22 @@ class RecipeSettings:
                 "recipe.timescale decides the weight decay: leave recipe.weight_decay out "
                 "(recipe.weight_decay=null where a recipe file sets it)"
             )
+        self._check_optimizer()
         RULES[self.rule].check(self)
         self._refuse_unused_by_schedule()
+
+    def _check_optimizer(self) -> None:
+        if self.optimizer not in list(Optimizer):
+            raise ValueError(
+                f"recipe.optimizer={self.optimizer} is unknown; it may be {', '.join(Optimizer)}"
+            )
+        if self.adjust_lr_fn not in (None, *ADJUST_LR):
+            raise ValueError(
+                f"recipe.adjust_lr_fn={self.adjust_lr_fn} is unknown; it may be {', '.join(ADJUST_LR)}"
+            )
+        for name in ("momentum", "adjust_lr_fn"):
+            if self.optimizer != Optimizer.MUON and getattr(self, name) is not None:
+                raise ValueError(f"recipe.{name} is Muon's: recipe.optimizer=muon, or leave it out")
 
     def _refuse_unused_by_schedule(self) -> None:
         schedule = Schedule(self.schedule)
@@ -90,6 +111,10 @@ class RecipeSettings:
                 )
 
 
+# Torch's: match_rms_adamw scales an update of A x B by .2 sqrt(max(A, B)), so that AdamW's lr and decay
+# serve (Liu et al. 2025, arXiv:2502.16982, eq. 4); original by sqrt(max(1, A / B)).
+ADJUST_LR = ("match_rms_adamw", "original")
+MOMENTUM = 0.95
 STEPPED_TOKENS_PER_PARAM = 20  # D/N up to which wsd_stepped keeps its peak
 DEFAULTS = {
     "warmup_share": 0.05,
@@ -108,6 +133,7 @@ _RANGES = (
     ("decay_share", 0.0, 0.9),
     ("lr_floor", 0.0, 1.0),
     ("beta1", 0.0, 0.9999),
+    ("momentum", 0.0, 0.9999),
     ("beta2", 0.0, 0.99999),
     ("eps", 1e-20, 1e-2),
     ("weight_decay", 0.0, 10.0),
@@ -186,7 +212,18 @@ def make_recipe(
         period_steps=max(1, round(STEPPED_TOKENS_PER_PARAM * N / (batch_rows * seq_len)))
         if schedule is Schedule.WSD_STEPPED
         else None,
+        **_of_muon(settings),
     )
+
+
+def _of_muon(settings: RecipeSettings) -> dict[str, Any]:
+    if settings.optimizer != Optimizer.MUON:
+        return {}
+    return {
+        "optimizer": Optimizer.MUON,
+        "momentum": MOMENTUM if settings.momentum is None else settings.momentum,
+        "adjust_lr_fn": settings.adjust_lr_fn or ADJUST_LR[0],
+    }
 
 
 def outside_regime(recipe: Recipe, target: Target) -> str | None:
@@ -197,7 +234,7 @@ def outside_regime(recipe: Recipe, target: Target) -> str | None:
     regime = RULES[recipe.rule].regime
     if regime is None:
         return "a fixed recipe was fitted nowhere"
-    return regime.outside(target, recipe.schedule)
+    return regime.outside(target, recipe.schedule, recipe.optimizer)
 
 
 def _number(name: str, settings: RecipeSettings, choice: Choice) -> float:

@@ -1,12 +1,24 @@
 """What a rule of a recipe sees of a cell, and where the rule was fitted."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from models.config import GPTConfig
 from models.flops import FlopRule, N_flops, count_params, flops_per_token
 
 Range = tuple[float, float]
-OPTIMIZER = "AdamW"  # the one that trains every cell
+
+
+class Optimizer(StrEnum):
+    """What takes the steps: AdamW, or torch's Muon on the matrices of the blocks beside it."""
+
+    ADAMW = "adamw"
+    MUON = "muon"
+
+    @property
+    def title(self) -> str:
+        """Its name as papers write it."""
+        return {"adamw": "AdamW", "muon": "Muon"}[self]
 
 
 @dataclass(frozen=True)
@@ -45,11 +57,11 @@ class Regime:
     C: Range | None = None  # FLOPs without vocabulary
     schedule: str
     final_lr: str  # what the learning rate decays to
-    optimizer: str = OPTIMIZER
+    optimizer: str = "AdamW"
     trained_with: str  # what else the source trained with
     source: str
 
-    def outside(self, target: Target, schedule: str) -> str | None:
+    def outside(self, target: Target, schedule: str, optimizer: Optimizer) -> str | None:
         """Say in which ways a cell lies outside, or None."""
         N = target.params(self.N_convention)
         ways = [
@@ -64,8 +76,8 @@ class Regime:
         ]
         if schedule != self.schedule:
             ways.append(f"schedule {schedule} is not {self.schedule}")
-        if self.optimizer != OPTIMIZER:
-            ways.append(f"optimizer {OPTIMIZER} is not {self.optimizer}")
+        if optimizer.title != self.optimizer:
+            ways.append(f"optimizer {optimizer.title} is not {self.optimizer}")
         return "; ".join(ways) or None
 
     def in_words(self) -> str:

@@ -16,7 +16,7 @@ from sweep.cell import Cell
 from sweep.device import Device
 from sweep.micro_batch import find_micro_rows
 from sweep.noise import GradientNorms
-from sweep.optimizer import make_optimizer
+from sweep.optimizer import forget, make_optimizer
 from sweep.ranks import Ranks
 from sweep.schedule import lr_share
 
@@ -75,7 +75,7 @@ class Trainer:
     def start_over(self) -> None:
         """Forget what a failed `restore` has left: first weights, no moments, step 0."""
         self.model.init_weights(self.cell.seed)
-        self.optimizer.state.clear()
+        forget(self.optimizer)
         self.step, self.restored = 0, {}
         torch.set_rng_state(self._first_rng)
 
