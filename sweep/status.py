@@ -15,7 +15,7 @@ from results.store import flops_spent, read_record
 from sweep.amounts import duration
 from sweep.arguments import Arguments
 from sweep.cell_state import CellState, State, cell_state
-from sweep.explain import Commands
+from sweep.explain import Commands, explain_wait, job_name_of
 from sweep.folder import SweepFolder
 from sweep.launch_words import read_words
 from sweep.sweep_facts import SweepFacts, read_facts
@@ -128,6 +128,7 @@ def _print(
     for line in (
         *_outlooks(folder, status, args),
         *_reasons(status.cells),
+        *left_over(status, commands),
         *_lost_nodes(status, commands),
         *_health(status),
         *_reruns(folder, status),
@@ -217,6 +218,21 @@ def _reasons(cells: Iterable[CellState]) -> list[str]:
     if len(groups) > _KINDS:
         lines.append(f"and {len(groups) - _KINDS} other reasons; one cell: isoflop logs cell=ID")
     return lines
+
+
+def left_over(status: Status, commands: Commands) -> list[str]:
+    """Name jobs that are held although their cell is done, by a life that SLURM had lost sight of."""
+    pairs = zip(status.facts.cells, status.cells, strict=True)
+    held = [
+        job_name_of(f.job)
+        for f, c in pairs
+        if c.state in (State.FINISHED, State.DIVERGED) and f.job is not None and f.job.active
+        and not f.shares_job and (why := explain_wait(f.job, commands)) is not None and why.stuck
+    ]  # fmt: skip
+    if not held:
+        return []
+    return [f"{len(held)} jobs are held in the queue though their cells are done:",
+            f"    scancel {' '.join(held)}"]  # fmt: skip
 
 
 def _lost_nodes(status: Status, commands: Commands) -> list[str]:

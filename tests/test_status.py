@@ -4,15 +4,17 @@ import json
 import shlex
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 from helpers_cli import isoflop, start, tiny_grid
 from many_cells import make_sweep
 
+from slurm.queue import JobState
 from sweep.cell_state import State
 from sweep.explain import Commands
 from sweep.folder import SweepFolder
-from sweep.status import read_status
+from sweep.status import left_over, read_status
 
 COMMANDS = Commands("isoflop launch", "isoflop cancel", "isoflop logs")
 
@@ -59,6 +61,16 @@ def test_cells_that_wait_for_the_same_reason_are_said_together(tmp_path, command
     assert out.count("it was stopped at step 3") == 3
     assert "and 27 more cells for the same reason" in out
     assert code == 1
+
+
+def test_jobs_that_are_held_after_their_cells_ended_are_named(tmp_path):
+    status = read_status(make_sweep(tmp_path, 3, 2), COMMANDS)
+    job = JobState("12", 0, "cells", "PENDING", reason="launch failed requeued held", active=True)
+    jobs = (job, replace(job, index=1, state="RUNNING", reason=None), replace(job, index=2))
+    cells = [replace(f, job=j) for f, j in zip(status.facts.cells, jobs, strict=True)]
+    found = replace(status, facts=replace(status.facts, cells=cells))
+    assert left_over(found, COMMANDS)[1:] == ["    scancel 12_0"]
+    assert left_over(status, COMMANDS) == []
 
 
 @pytest.mark.slow

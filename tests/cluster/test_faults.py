@@ -117,7 +117,7 @@ def _release_what_is_held(lab: Lab, sweep: str) -> None:
         if not any("PENDING" in line for line in lab.queue()):
             continue
         for line in lab.status(sweep).splitlines():
-            if line.strip().startswith("scontrol release"):
+            if line.strip().startswith(("scontrol release", "scancel")):
                 lab.mend()
                 lab.ask(*line.split())
 
