@@ -18,6 +18,7 @@ from sweep.cells import cell_from_row, cell_to_row
 from sweep.grid import isoflop_grid
 from sweep.grid_settings import GridSettings
 from sweep.recipe import Recipe, RecipeSettings
+from sweep.recipe_regime import Optimizer
 from sweep.resolve import resolve
 from sweep.schedule import Schedule
 from sweep.verbs import VERBS
@@ -154,6 +155,9 @@ def test_an_id_changes_with_everything_that_is_asked():
             "batch_tokens_asked": 123.4,
             "timescale": 0.2,
             "period_steps": 100,
+            "optimizer": Optimizer.MUON,
+            "momentum": 0.9,
+            "adjust_lr_fn": "original",
         }
         other = others[name] if name in others else value + 1
         changed = replace(tiny_cell(), recipe=replace(tiny_cell().recipe, **{name: other}))
@@ -163,7 +167,7 @@ def test_an_id_changes_with_everything_that_is_asked():
 def test_a_field_that_is_added_later_with_a_default_leaves_old_ids_as_they_were():
     @dataclass(frozen=True, kw_only=True)
     class LaterRecipe(Recipe):
-        momentum: float = 0.95
+        later_share: float = 0.95
 
     @dataclass(frozen=True, kw_only=True)
     class LaterCell(Cell):
@@ -174,7 +178,7 @@ def test_a_field_that_is_added_later_with_a_default_leaves_old_ids_as_they_were(
     later = LaterRecipe(**{f.name: getattr(old.recipe, f.name) for f in fields(Recipe)})
     assert LaterCell(**{**values, "recipe": later}).id == old.id
     assert LaterCell(**{**values, "recipe": later}, trunk="a").id != old.id
-    assert LaterCell(**{**values, "recipe": replace(later, momentum=0.9)}).id != old.id
+    assert LaterCell(**{**values, "recipe": replace(later, later_share=0.9)}).id != old.id
 
 
 # A change of this id orphans every result on disk: old records would no longer be found.
