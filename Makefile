@@ -10,7 +10,7 @@ READY := .venv/.ready
 help:
 	@echo "make demo      train 23 small models, fit a scaling law, write a report (minutes, on a CPU)"
 	@echo "make test      every test that needs no GPU; five faults on a SLURM that it brings up (as root)"
-	@echo "make test-cluster  the other faults, the demo and a soak on that SLURM, and other long tests; half an hour"
+	@echo "make test-cluster  the other faults, the demo and a soak on that SLURM, and other long tests; under an hour"
 	@echo "make check     style, import rules"
 	@echo "make gpu-check every test and benchmark that needs a GPU, into outputs/gpu-check.json"
 	@echo "make coverage  make test, with line coverage"
