@@ -5,7 +5,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test test-cluster check coverage gpu-check clean
+.PHONY: help setup demo reference test test-cluster check coverage gpu-check clean
 
 help:
 	@echo "make demo      train 23 small models, fit a scaling law, write a report (minutes, on a CPU)"
@@ -30,6 +30,17 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@echo "The demo: 23 models, 5 budgets; five to eight minutes on two cores. Ctrl-C stops, make demo goes on."
 	@$(BIN)/isoflop demo
+
+# The held-out budget has four sizes; trunks are a sweep of their own.
+APART := grid=reference
+TRUNKS := grid=reference sweep=reference-trunks grid.design=tapered grid.trunks=true grid.probe=false
+reference: $(READY)
+	@echo "The reference sweep: more than an hour on two cores. Ctrl-C stops, make reference goes on."
+	@$(BIN)/isoflop launch $(APART)
+	@$(BIN)/isoflop launch $(APART) grid.budgets=[4e13] grid.window=2.2 grid.probe=false
+	@$(BIN)/isoflop launch $(TRUNKS)
+	@for sweep in reference reference-trunks; do \
+	  for verb in collect fit report; do $(BIN)/isoflop $$verb sweep=$$sweep || exit; done; done
 
 test: $(READY) check
 	@echo "Tests: under ten minutes on two cores."
