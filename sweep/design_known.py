@@ -55,13 +55,13 @@ def what_is_known(resolved: Resolved, app: AppConf) -> Known:
     try:
         prior = prior_from_fits(path)
     except PriorError as e:
-        hint = f"; first: isoflop fit sweep={folder.name}" if own and not path.exists() else ""
+        hint = f"; first: {folder.command('fit')}" if own and not path.exists() else ""
         raise UsageError(f"{'the sweep' if own else 'design.fits'}: {e}{hint}") from None
     told_of = prior.fits["points"]
     if told_of["N_convention"] != "flops" or told_of["flop_rule"] != rule:
         raise UsageError(
             f"{path} is of N={told_of['N_convention']} and flop_rule={told_of['flop_rule']}, cells "
-            f"are planned by N=flops and flop_rule={rule}: first, isoflop fit sweep={folder.name} "
+            f"are planned by N=flops and flop_rule={rule}: first, {folder.command('fit')} "
             "fit.N=flops of a sweep with that rule"
         )
     planned = tuple(p.cell for p in read_plan(folder))
@@ -77,7 +77,7 @@ def _with_records(resolved: Resolved, prior: Prior, planned: tuple[Cell, ...]) -
     if len(points) != prior.fits["points"]["n"]:
         raise UsageError(
             f"{folder.fits} is a fit to {prior.fits['points']['n']} cells, and {len(points)} are "
-            f"collected: first, isoflop fit sweep={folder.name}"
+            f"collected: first, {folder.command('fit')}"
         )
     form = prior.form(_middle(points.N), _middle(points.D))
     told = information(form, prior.noise, points.N, points.D, points.C)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,10 @@ class SweepFolder:
     def cell(self, cell_id: str) -> Path:
         """Folder of a cell's attempts."""
         return self.path / "cells" / cell_id
+
+    def command(self, verb: str, *words: str) -> str:
+        """Command of a verb on this sweep, to be pasted in any folder."""
+        return shlex.join(["isoflop", verb, f"root={self.root}", f"sweep={self.name}", *words])
 
     def make(self) -> None:
         """Create the folder.

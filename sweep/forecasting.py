@@ -243,12 +243,11 @@ def _files(args: Arguments, console: Console) -> list[FittedFile]:
     if unused:
         raise UsageError(
             f"{min(unused)} is not read here: the forecast of a sweep is by its fits.json; "
-            f"first: isoflop fit sweep={folder.name} {min(unused)}=..."
+            f"first: {folder.command('fit')} {min(unused)}=..."
         )
-    of_set = f" fit.loss={app.fit.loss}" * (app.fit.loss is not None)
-    return [
-        _read(folder.fits_of(app.fit.loss), f"; first: isoflop fit sweep={folder.name}{of_set}")
-    ]
+    of_set = [] if app.fit.loss is None else [f"fit.loss={app.fit.loss}"]
+    first = folder.command("fit", *of_set)
+    return [_read(folder.fits_of(app.fit.loss), f"; first: {first}")]
 
 
 def _fits_path(path: Path) -> Path:

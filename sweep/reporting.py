@@ -64,7 +64,7 @@ def _laws(
 ) -> tuple[Mapping[str, Any], pd.DataFrame | None, list[str]]:
     """Read fits.json and the points that it is of, or say why there are none."""
     path = folder.fits_of(loss)
-    first = f"first: isoflop fit sweep={folder.name}{f' fit.loss={loss}' * bool(loss)}"
+    first = f"first: {folder.command('fit', *([f'fit.loss={loss}'] if loss else []))}"
     finished = (records["status"] == "finished").any()
     if not path.exists():
         if finished:

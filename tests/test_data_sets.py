@@ -249,7 +249,7 @@ def test_a_set_that_was_not_trained_with_is_named(sweep, command):
     assert "fit.loss=fra: no record has a set of that name; it may be far, file, one, two" in err
     code, _, err = command("report", f"root={sweep.root}", "sweep=tiny", "fit.loss=two")
     assert code == 2
-    assert "first: isoflop fit sweep=tiny fit.loss=two" in err
+    assert f"first: isoflop fit root={sweep.root} sweep=tiny fit.loss=two" in err
 
 
 def test_records_that_lack_a_set_are_not_left_out_silently(sweep):

@@ -289,7 +289,7 @@ BAD = [
      r"2\.4e\+11\. Try design\.flops=\S+"),
     (["design.flops=1e13", "design.budgets=[1e20]"], r"design\.budgets must lie below the target"),
     (["design.flops=1e13", "design.fits=none.json"], r"design\.fits: none\.json does not exist"),
-    (["design.flops=1e13", "sweep=other"], r"fits\.json does not exist.*isoflop fit sweep=other"),
+    (["design.flops=1e13", "sweep=other"], r"fits\.json does not exist.*isoflop fit root=.* sweep=other"),
     (["design.flops=1e13", "grid.flop_rule=6nd"], r"flop_rule=palm, cells are planned by N=flops "
      r"and flop_rule=6nd"),
     (["design.flops=1e13", "hardware.memory_bytes=1e5"], r"a replica needs .* GB"),
@@ -332,7 +332,7 @@ def test_a_fit_of_other_cells_than_were_collected_is_refused(command, demo):
     path.write_text(json.dumps(content))
     code, _, err = command("design", f"root={demo}", "design.flops=1e13")
     assert code == 2
-    assert "is a fit to 22 cells, and 23 are collected: first, isoflop fit sweep=demo" in err
+    assert "is a fit to 22 cells, and 23 are collected: first, isoflop fit root=" in err
 
 
 def test_runs_of_an_earlier_fit_say_what_they_say_in_their_own_sweep(command, demo):

@@ -99,7 +99,7 @@ def test_a_sweep_where_nothing_finished_has_a_report(command, records, tmp_path)
 def test_finished_cells_that_nobody_fitted_say_what_to_type(command, records, tmp_path):
     code, _, err = command("report", *write_sweep(tmp_path / "root", records))
     assert code == 2
-    assert "first: isoflop fit sweep=planted" in err
+    assert f"first: isoflop fit root={tmp_path / 'root'} sweep=planted" in err
 
 
 def test_one_budget_makes_a_report_by_command(command, records, tmp_path):
