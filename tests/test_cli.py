@@ -42,7 +42,7 @@ def refused(command, tmp_path):
 BAD = [
     (["plan", "grid.budgte=1"], r"grid\.budgte is not a key; did you mean grid\.budgets"),
     (["plan", "gird=demo"], r"gird is not a key; did you mean grid"),
-    (["plan", "grid=demmo"], r"grid=demmo is not a grid; it may be cluster, demo, single_gpu, smoke"),
+    (["plan", "grid=demmo"], r"grid=demmo is not a grid; it may be cluster, demo, reference, single_gpu, smoke"),
     (["lanch"], r"no such verb; did you mean launch\?"),
     (["xyzzy"], r"no such verb; it may be prepare, plan, launch"),
     (["plan", "--multirun"], r"isoFLOP grid is not"),
