@@ -148,11 +148,17 @@ def test_a_config_depends_on_its_words_only():
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("grid=[0]", "a grid is chosen by its name; it may be cluster, demo, reference, single_gpu, smoke"),
+        (
+            "grid=[0]",
+            "a grid is chosen by its name; it may be cluster, demo, reference, single_gpu, smoke",
+        ),
         ("recipe.learning_rate=1", r"recipe\.learning_rate is not a key"),
         ("grid.budget=1", r"grid\.budget is not a key; did you mean grid\.budgets"),
         ("gird=smoke", r"gird is not a key; did you mean grid\b"),
-        ("grid=smoky", r"grid=smoky is not a grid; it may be cluster, demo, reference, single_gpu, smoke"),
+        (
+            "grid=smoky",
+            r"grid=smoky is not a grid; it may be cluster, demo, reference, single_gpu, smoke",
+        ),
         ("model=huge", r"model=huge is not a model; it may be large, micro, micro_fine, small"),
         ("grid.seeds=1", r"grid\.seeds"),
         ("grid.window=wide", r"grid\.window: .*'wide'"),
