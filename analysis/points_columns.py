@@ -169,14 +169,14 @@ def numbers(frame: pd.DataFrame, column: str, source: str) -> NDArray:
         first = frame[column][rows[0]]
         shown = repr(first) if isinstance(first, str) else str(first)
         other = f"write plain numbers such as 7e9, or name another column: columns.{column}="
-        todo = (
+        mend = (
             other
             if bad.all()
             else "mend them, mark them in a column excluded, or leave them out with fit.where="
         )
         raise PointsError(
             f"{source}: {column} is not a positive number in {bad.sum()} of {len(values)} rows "
-            f"(row {listed}; the first is {shown}): {todo}"
+            f"(row {listed}; the first is {shown}): {mend}"
         )
     return values
 

@@ -231,7 +231,9 @@ def left_over(status: Status, commands: Commands) -> list[str]:
     ]  # fmt: skip
     if not held:
         return []
-    return [f"{len(held)} jobs are held in the queue though their cells are done:",
+    jobs = "1 job is held in the queue though its cell is" if len(held) == 1 else (
+        f"{len(held)} jobs are held in the queue though their cells are")  # fmt: skip
+    return [f"{jobs} done:",
             f"    scancel {' '.join(held)}"]  # fmt: skip
 
 

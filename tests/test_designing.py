@@ -333,6 +333,7 @@ def test_a_fit_of_other_cells_than_were_collected_is_refused(command, demo):
     code, _, err = command("design", f"root={demo}", "design.flops=1e13")
     assert code == 2
     assert "is a fit to 22 cells, and 23 are collected: first, isoflop fit root=" in err
+    assert " sweep=demo" in err
 
 
 def test_runs_of_an_earlier_fit_say_what_they_say_in_their_own_sweep(command, demo):

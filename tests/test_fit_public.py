@@ -195,7 +195,7 @@ def numbers_of(value):
 
 # A failing example is not shrunk: each fit takes a second.
 @settings(
-    max_examples=6,
+    max_examples=12,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.reuse, Phase.generate),

@@ -274,6 +274,7 @@ BAD = [
     (["fits=[F]", "forecast.at=[[1e9,true]]"], "must be pairs [N, D] of positive numbers"),
     (["fits=[F]", "forecast.format=xml"], "forecast.format=xml is unknown; it may be text or json"),
     (["points=F"], "points=FILE needs out=FOLDER"),
+    (["root=r", "sweep=nothing"], "r sweep=nothing"),
     (["root=r", "sweep=nothing"], "first: isoflop fit root="),
     (["sweep=nothing", "fit.law=tied"], "fit.law is not read here"),
     (["score=F"], "name the registry too: preregister=FILE"),
