@@ -38,8 +38,10 @@ TRUNKS := grid=reference sweep=reference-trunks grid.design=tapered grid.trunks=
 reference: $(READY)
 	@echo "The reference sweep: more than an hour on two cores. Ctrl-C stops, make reference goes on."
 	@$(BIN)/isoflop launch $(APART)
-	@$(BIN)/isoflop launch $(APART) grid.budgets=[4e13] grid.window=2.2 grid.probe=false
+	@$(BIN)/isoflop launch $(APART) grid.budgets=[1.28e13] grid.window=2 grid.probe=false
 	@$(BIN)/isoflop launch $(TRUNKS)
+	@$(BIN)/isoflop launch $(APART) grid.seeds=[1,2] grid.probe=false
+	@$(BIN)/isoflop launch $(TRUNKS) grid.seeds=[1,2]
 	@for sweep in reference reference-trunks; do \
 	  for verb in collect fit report; do $(BIN)/isoflop $$verb sweep=$$sweep || exit; done; done
 
