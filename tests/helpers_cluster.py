@@ -92,13 +92,15 @@ class Lab:
         return client(self.cluster, "squeue", "-h", "-r", "-o", "%i %T %r").stdout.split("\n")[:-1]
 
     def wait_for(self, what: str, holds: Callable[[], object], seconds: float = PATIENCE) -> object:
-        """Wait until something holds, and return it."""
+        """Wait until something holds, and return it; a dear look is taken less often."""
         end = time.monotonic() + seconds
-        while not (held := holds()):
-            queue = self.queue()[:10]
-            assert time.monotonic() < end, f"waited {seconds:.0f} s for: {what}; {queue}"
-            time.sleep(0.1)
-        return held
+        while True:
+            began = time.monotonic()
+            if held := holds():
+                return held
+            now = time.monotonic()
+            assert now < end, f"waited {seconds:.0f} s for: {what}; {self.queue()[:10]}"
+            time.sleep(max(0.1, 3 * (now - began)))
 
     def wait_until_idle(self, seconds: float = PATIENCE) -> None:
         """Wait until the queue is empty."""

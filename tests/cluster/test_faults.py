@@ -114,7 +114,7 @@ def _release_what_is_held(lab: Lab, sweep: str) -> None:
     while lab.queue():
         assert time.monotonic() < end, lab.status(sweep)
         time.sleep(1)
-        if not any("PENDING" in line for line in lab.queue()):
+        if not any("held" in line.lower() for line in lab.queue()):
             continue
         for line in lab.status(sweep).splitlines():
             if line.strip().startswith(("scontrol release", "scancel")):
