@@ -1,7 +1,7 @@
 """What designs are worth on the reference sweep: FLOPs for the uniform grid's standard error.
 
     OMP_NUM_THREADS=1 python tests/bench/design_reference.py [--simulations 300]
-        [--apart results/reference/apart/records.parquet]
+        [--apart results/reference/uniform/records.parquet]
         [--trunks results/reference/trunks/records.parquet]
 
 Both sweeps were trained with three seeds, so what a seed does to an answer can be measured without
@@ -63,7 +63,7 @@ class Part:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--apart", type=Path, default=HERE / "apart" / "records.parquet")
+    parser.add_argument("--apart", type=Path, default=HERE / "uniform" / "records.parquet")
     parser.add_argument("--trunks", type=Path, default=HERE / "trunks" / "records.parquet")
     parser.add_argument("--simulations", type=int, default=300)
     args = parser.parse_args()
