@@ -437,6 +437,10 @@ class RunConf:
     """What stays of a recorded attempt: none, last (its end) or all (one an evaluation)."""
     lease_seconds: float = 30.0
     """A process that is silent for so long is taken for dead: another goes on with its attempt."""
+    trackers: list[str] = field(default_factory=list)
+    """Also show curves in tensorboard, wandb or trackio; our own files stay the truth."""
+    tracker_project: str | None = None
+    """wandb, trackio: project of the runs; null: isoflop."""
 
 
 @dataclass
