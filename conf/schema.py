@@ -444,6 +444,17 @@ class RunConf:
 
 
 @dataclass
+class EvaluateConf:
+    """How trained cells are evaluated."""
+
+    command: str | None = None
+    """Program and words that evaluate the model in {checkpoint} and leave JSON in {out}; {tasks} and
+    {cell} are filled in too. No shell reads it."""
+    tasks: list[str] = field(default_factory=list)
+    """What {tasks} stands for, joined by commas."""
+
+
+@dataclass
 class BudgetConf:
     """Planning arithmetic, with no sweep: one question at a time, and what it takes."""
 
@@ -554,7 +565,7 @@ class AppConf:
     sweep: str | None = None
     """Name of the sweep's folder in root; null: the grid's name."""
     cell: str | None = None
-    """run: a cell's id, or a beginning or hash that names one cell."""
+    """run, evaluate: a cell's id, or a beginning or hash that names one cell."""
     record: str | None = None
     """run: a records.parquet to rebuild the cell from."""
     points: str | None = None
@@ -577,7 +588,7 @@ class AppConf:
     recipe: RecipeConf = field(default_factory=RecipeConf)
     data: DataConf = field(default_factory=DataConf)
     eval: list[EvalConf] = field(default_factory=list)
-    """Extra sets to judge each cell on at its end."""
+    """Extra sets to judge each cell on at its end; evaluate: sets to judge trained cells on."""
     cluster: ClusterConf = field(default_factory=ClusterConf)
     hardware: HardwareConf = field(default_factory=HardwareConf)
     fit: FitConf = field(default_factory=FitConf)
@@ -587,5 +598,6 @@ class AppConf:
     status: StatusConf = field(default_factory=StatusConf)
     forecast: ForecastConf = field(default_factory=ForecastConf)
     run: RunConf = field(default_factory=RunConf)
+    evaluate: EvaluateConf = field(default_factory=EvaluateConf)
     budget: BudgetConf = field(default_factory=BudgetConf)
     design: DesignConf = field(default_factory=DesignConf)

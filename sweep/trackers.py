@@ -63,10 +63,9 @@ class WeightsAndBiases:
     def __init__(self, run: TrackedRun) -> None:
         import wandb
 
-        if _would_ask(wandb):
-            raise UsageError(
-                "wandb is not logged in: type wandb login, or set WANDB_API_KEY or WANDB_MODE=offline"
-            )
+        online = os.environ.get("WANDB_MODE", "online") in ("online", "shared")
+        if online and not wandb.login(prompt=False):  # which would ask who may not be there
+            raise UsageError("not logged in: type wandb login, or set WANDB_API_KEY or WANDB_MODE")
         run.folder.mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
             project=run.project,
@@ -140,10 +139,3 @@ def numbers(summary: Mapping[str, Any]) -> dict[str, float]:
 def said(summary: Mapping[str, Any]) -> str:
     """Say how the attempt ended."""
     return ": ".join(str(summary[k]) for k in ("status", "reason") if summary.get(k))
-
-
-def _would_ask(wandb: Any) -> bool:
-    """Whether wandb would ask a person at the terminal to log in, which nobody may be waiting for."""
-    if os.environ.get("WANDB_MODE", "online") not in ("online", "shared"):
-        return False
-    return not wandb.setup().settings.api_key and not wandb.api.api_key

@@ -190,7 +190,7 @@ class _Follower:
         """Have the thread end; a second one, which a process waits for, gives it time."""
         self._summary = summary
         self.wake.set()
-        threading.Thread(target=self._wait, name=f"end-of-{self.name}").start()
+        threading.Thread(target=self._wait, name=f"end-of-tracker-{self.name}").start()
 
     def _wait(self) -> None:
         self._thread.join(_PATIENCE)

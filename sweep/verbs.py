@@ -211,9 +211,20 @@ def collect(args: Arguments, console: Console) -> int:
     )
     if got.missing:
         console.print(f"Missing: {', '.join(got.missing[:5])}{' …' * (len(got.missing) > 5)}")
+    if got.tasks:
+        console.print(f"{got.tasks}.")
     console.print(transfer(got.records).line)
     _next(console, "Next", args.again("fit", _SWEEP))
     return 0
+
+
+def evaluate(args: Arguments, console: Console) -> int:
+    """Evaluate trained cells by a command, or on sets."""
+    from sweep.evaluating import evaluate_sweep
+
+    code = evaluate_sweep(args, console)
+    _next(console, "Next", args.again("collect", _SWEEP))
+    return code
 
 
 def fit(args: Arguments, console: Console) -> int:
@@ -383,6 +394,12 @@ VERBS: dict[str, Verb] = {
         _SWEEP,
         "gather records into records.parquet and curves.parquet",
         "isoflop collect grid=smoke",
+    ),
+    "evaluate": Verb(
+        evaluate,
+        (*_SWEEP, "cell", "evaluate.*", "eval", "data.workers", *_HARDWARE),
+        "judge trained cells by lm-eval or any command, or on further sets",
+        "isoflop evaluate grid=smoke 'eval=[{name:news,path:news.txt}]'",
     ),
     "fit": Verb(
         fit,
