@@ -89,15 +89,16 @@ def read_evaluations(folder: SweepFolder) -> list[Evaluation]:
     return sorted(found, key=lambda e: e.at)
 
 
-def latest_by(evaluations: Iterable[Evaluation]) -> dict[str, str]:
-    """Say of each name of a number, or of a set, by which question it was last asked.
+def latest_by(evaluations: Iterable[Evaluation]) -> dict[tuple[str, str], str]:
+    """Say of each kind and name, of a number or a set, by which question it was last asked.
 
     Args:
         evaluations: the oldest first.
     """
-    by: dict[str, str] = {}
+    by: dict[tuple[str, str], str] = {}
     for e in evaluations:
-        by |= dict.fromkeys(e.found if e.kind == "tasks" else [e.asked["name"]], e.by)
+        names = e.found if e.kind == "tasks" else [e.asked["name"]]
+        by |= {(e.kind, name): e.by for name in names}
     return by
 
 

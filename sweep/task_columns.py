@@ -49,11 +49,11 @@ def join_evaluations(
             continue
         if e.kind == "set":
             name = str(e.asked["name"])
-            if by[name] == e.by:
+            if by["set", name] == e.by:
                 numbers = {k: e.found.get(k) for k in SET_NUMBERS}
                 sets.setdefault(attempt, {})[name] = {"kind": "extra", **numbers}
             continue
-        asked_last = {k: v for k, v in e.found.items() if by[k] == e.by}
+        asked_last = {k: v for k, v in e.found.items() if by["tasks", k] == e.by}
         tasks.setdefault(attempt, {}).update(asked_last)
         counted.setdefault(attempt, set()).update(e.counted)
     means, line = _means(tasks, counted)

@@ -22,7 +22,7 @@ from sweep.claim import Attempt
 from sweep.folder import SweepFolder
 from sweep.settings import RunSettings
 
-_PATIENCE = 10.0  # seconds that the end of a process waits for what a tracker still has to send
+_PATIENCE = 20.0  # seconds that the end of a process waits for what a tracker still has to send
 SUMMARY = ("val_loss", "val_loss_se", "bpb", "train_loss", "tokens_per_second", "mfu",
            "mfu_of_measured_peak", "seconds", "status", "reason")  # fmt: skip
 

@@ -40,7 +40,7 @@ def wait_for_all() -> None:
     """Wait as the end of a process does: for the threads that are no daemons."""
     for thread in threading.enumerate():
         if thread.name.startswith("end-of-tracker"):
-            thread.join(60)
+            thread.join()
 
 
 class Listed:
@@ -292,6 +292,12 @@ def test_trackers_change_no_cell_and_reach_the_jobs(tmp_path):
 # the packages themselves
 
 
+@pytest.fixture
+def patient(monkeypatch):
+    """Wait for a package's import, however busy the machine is."""
+    monkeypatch.setattr(tracking, "_PATIENCE", 600)
+
+
 def two_lives(sweep, name: str):
     """Track an attempt, resume it, and end it."""
     attempt, first = sweep(name)
@@ -307,7 +313,7 @@ def two_lives(sweep, name: str):
     return again
 
 
-def test_tensorboard_shows_curves_over_tokens(sweep):
+def test_tensorboard_shows_curves_over_tokens(sweep, patient):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     two_lives(sweep, "tensorboard")
     folder = sweep.folder.path / "tracking" / "tensorboard" / CELL.id
@@ -319,7 +325,7 @@ def test_tensorboard_shows_curves_over_tokens(sweep):
     assert "record/mfu" not in found.Tags()["scalars"]
 
 
-def test_wandb_keeps_one_offline_run(sweep, monkeypatch):
+def test_wandb_keeps_one_offline_run(sweep, patient, monkeypatch):
     wandb = pytest.importorskip("wandb")
     pb = pytest.importorskip("wandb.proto.wandb_internal_pb2")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -361,7 +367,7 @@ def leveldb_records(file: bytes):
             parts = b""
 
 
-def test_trackio_keeps_one_run(sweep, monkeypatch, tmp_path):
+def test_trackio_keeps_one_run(sweep, patient, monkeypatch, tmp_path):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     pytest.importorskip("trackio")
     from trackio.sqlite_storage import SQLiteStorage
