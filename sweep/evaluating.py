@@ -75,13 +75,13 @@ def _prepare(
 ) -> list[tuple[Sequence[Evaluator], Sequence[Target]]]:
     """Check all that can be known to fail; returns who is evaluated by what."""
     app, asked = args.app, []
+    if app.evaluate.command is None and app.evaluate.tasks:
+        raise UsageError("evaluate.tasks is read with evaluate.command only: leave it out")
     if app.evaluate.command is None and not app.eval:
         raise UsageError(
             "evaluate needs evaluate.command='PROGRAM ... {checkpoint} ... {out}', or sets: "
             "eval=[{name:NAME,path:FILE}]"
         )
-    if app.evaluate.command is None and app.evaluate.tasks:
-        raise UsageError("evaluate.tasks is read with evaluate.command only: leave it out")
     if not app.eval:
         unused = sorted(args.groups_named("hardware", "data"))
         if unused:

@@ -104,6 +104,7 @@ class Trackio:
             resume="allow",
             embed=False,
             auto_log_gpu=False,
+            auto_log_cpu=False,
         )
         self._step = 0
 
