@@ -175,6 +175,31 @@ def test_who_holds_a_cell_s_evaluation_is_left_alone(folder, stub, command):
     assert not list(folder.evaluations.iterdir())
 
 
+COUNT = """
+import json, sys
+from safetensors.numpy import load_file
+weights = load_file(sys.argv[1] + "/model.safetensors")
+found = {"model/parameters": sum(w.size for w in weights.values()), "model/acc": 0.5}
+json.dump(found, open(sys.argv[2] + "/found.json", "w"))
+"""
+
+
+def test_what_the_command_sees_is_the_exported_model(folder, command, tmp_path):
+    """The parameters in the checkpoint are those of the record, but for biases of zero."""
+    pytest.importorskip("sweep.exporting", reason="isoflop export is not there")
+    (tmp_path / "count.py").write_text(COUNT)
+    code, out, err = command(
+        "evaluate", f"root={folder.root}", "sweep=s", f"cell={CELLS[1].id}",
+        f"evaluate.command='{sys.executable}' '{tmp_path}/count.py' {{checkpoint}} {{out}}",
+    )  # fmt: skip
+    assert code == 0, out + err
+    rows = collect(folder).records
+    row = rows[rows["cell_id"] == CELLS[1].id].iloc[0]
+    biases = json.loads(row["tasks"])["model/parameters"] - row["N_total"]
+    assert 0 <= biases <= 3 * MODEL.d_model  # of two norms of one layer, and the last
+    assert row["task_error"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
