@@ -64,7 +64,7 @@ class CommandEvaluator:
             NotEvaluated: it can't be exported, the command fails, or it leaves no results.
         """
         checkpoint, out, log = work / "checkpoint", work / "out", work / "log.txt"
-        for left in (checkpoint, out):  # by one that was killed or failed
+        for left in (checkpoint, out, *work.glob(".checkpoint.*")):  # by one that was killed
             shutil.rmtree(left, ignore_errors=True)
         try:
             export(target, checkpoint)
