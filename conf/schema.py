@@ -437,6 +437,21 @@ class RunConf:
     """What stays of a recorded attempt: none, last (its end) or all (one an evaluation)."""
     lease_seconds: float = 30.0
     """A process that is silent for so long is taken for dead: another goes on with its attempt."""
+    trackers: list[str] = field(default_factory=list)
+    """Also show curves in tensorboard, wandb or trackio; our own files stay the truth."""
+    tracker_project: str | None = None
+    """wandb, trackio: project of the runs; null: isoflop."""
+
+
+@dataclass
+class EvaluateConf:
+    """How trained cells are evaluated."""
+
+    command: str | None = None
+    """Program and words that evaluate the model in {checkpoint} and leave JSON in {out}; {tasks} and
+    {cell} are filled in too. No shell reads it."""
+    tasks: list[str] = field(default_factory=list)
+    """What {tasks} stands for, joined by commas."""
 
 
 @dataclass
@@ -550,7 +565,7 @@ class AppConf:
     sweep: str | None = None
     """Name of the sweep's folder in root; null: the grid's name."""
     cell: str | None = None
-    """run: a cell's id, or a beginning or hash that names one cell."""
+    """run, evaluate: a cell's id, or a beginning or hash that names one cell."""
     record: str | None = None
     """run: a records.parquet to rebuild the cell from."""
     points: str | None = None
@@ -573,7 +588,7 @@ class AppConf:
     recipe: RecipeConf = field(default_factory=RecipeConf)
     data: DataConf = field(default_factory=DataConf)
     eval: list[EvalConf] = field(default_factory=list)
-    """Extra sets to judge each cell on at its end."""
+    """Extra sets to judge each cell on at its end; evaluate: sets to judge trained cells on."""
     cluster: ClusterConf = field(default_factory=ClusterConf)
     hardware: HardwareConf = field(default_factory=HardwareConf)
     fit: FitConf = field(default_factory=FitConf)
@@ -583,5 +598,6 @@ class AppConf:
     status: StatusConf = field(default_factory=StatusConf)
     forecast: ForecastConf = field(default_factory=ForecastConf)
     run: RunConf = field(default_factory=RunConf)
+    evaluate: EvaluateConf = field(default_factory=EvaluateConf)
     budget: BudgetConf = field(default_factory=BudgetConf)
     design: DesignConf = field(default_factory=DesignConf)

@@ -100,13 +100,25 @@ def read_record(path: Path) -> dict[str, Any]:
     return row if isinstance(row, dict) else _read(path, arrow_schema()).to_pylist()[0]
 
 
-def collect_records(folder: Path, path: Path) -> pd.DataFrame:
+def collect_records(
+    folder: Path,
+    path: Path,
+    later: Callable[[pa.Table], Mapping[str, Mapping[tuple[str, int], Any]]] = lambda table: {},
+) -> pd.DataFrame:
     """Write every record under `folder` to one file, and return them.
+
+    Args:
+        folder: of the records.
+        path: of the file.
+        later: given the table, what became known after the records were written: by column, by
+            cell id and number of the attempt.
 
     Raises:
         StoreError: as read_records.
     """
     table = _read_folder(folder)
+    for column, values in later(table).items():
+        table = _with_values(table, column, values) if values else table
     write_table(table, path)  # as Arrow: pandas would turn NaN, which is a value here, into null
     return table.to_pandas()
 
@@ -266,6 +278,15 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
             "use the commit that wrote it (its git_sha column)"
         )
     return _complete(table, schema, path)
+
+
+def _with_values(table: pa.Table, column: str, values: Mapping[tuple[str, int], Any]) -> pa.Table:
+    """Replace a column's values of some attempts."""
+    keys = zip(table["cell_id"].to_pylist(), table["attempt"].to_pylist(), strict=True)
+    old = zip(keys, table[column].to_pylist(), strict=True)
+    place = table.schema.get_field_index(column)
+    new = pa.array([values.get(key, value) for key, value in old], table.schema.field(place).type)
+    return table.set_column(place, table.schema.field(place), new)
 
 
 def _complete(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:

@@ -30,7 +30,8 @@ TEXT_KEYS = ("root", "sweep", "cell", "record", "points", "curves", "out", "fit.
              "design.fits", "cluster.partition", "cluster.account", "cluster.qos",
              "cluster.gpu_type", "cluster.constraint", "cluster.exclude", "cluster.comment",
              "cluster.mail_user", "cluster.mail_type", "cluster.python", "cluster.container",
-             "launch.notify", "launch.fits", "status.fits")  # fmt: skip
+             "launch.notify", "launch.fits", "status.fits",
+             "run.tracker_project", "evaluate.command")  # fmt: skip
 TEXT_LISTS = ("fits",)  # [a,b]
 # With explicit cells these would change nothing.
 REPLACED_BY_CELLS = ("grid.budgets", "grid.tokens_per_param", "grid.window",
@@ -184,7 +185,17 @@ def _known_keys() -> tuple[str, ...]:
     keys = []
     for f in fields(AppConf):
         keys.append(f.name)
-        if f.name in (*_GROUPS, "plan", "launch", "status", "forecast", "run", "budget", "design"):
+        if f.name in (
+            *_GROUPS,
+            "plan",
+            "launch",
+            "status",
+            "forecast",
+            "run",
+            "evaluate",
+            "budget",
+            "design",
+        ):
             keys += [f"{f.name}.{sub.name}" for sub in fields(f.default_factory)]
     return tuple(keys)
 

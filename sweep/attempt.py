@@ -37,6 +37,7 @@ from sweep.outcome import loss_columns, make_record
 from sweep.ranks import Job, lead
 from sweep.resume import drop_curve_after, resume
 from sweep.settings import RunSettings
+from sweep.tracking import Speed, Tracking, follow
 from sweep.train import Diverged, Trainer, train
 from sweep.trunk_store import drop_before, save_branching
 
@@ -121,8 +122,10 @@ def run_attempt(
         ended = {"status": RecordStatus.STOPPED, "reason": str(e)[:500], "stopped_step": e.step}
     except Stopped:
         run.status.say("stopped", run.trainer.step)
+        run.tracking.end()
         raise
     except LeaseLost:
+        run.tracking.end()
         raise
     except Exception as e:
         attempt.lease.check()
@@ -136,6 +139,7 @@ def run_attempt(
     )
     notes = complaints(asdict(record)) if record.status == RecordStatus.FINISHED else []
     run.status.say(record.status, run.measured.steps_done, record.reason, notes)
+    run.tracking.end(asdict(record))
     if RecordStatus(record.status).terminal:
         checkpoint.drop(attempt.checkpoint, settings.keep_checkpoints)
         if settings.keep_checkpoints == "none":
@@ -160,6 +164,7 @@ class _Run:
         self.peak = describe(device)["peak_flops"] * device.ranks
         self.micro_rows: int | None = None
         self.resumed_from: int | None = None
+        self.tracking = Tracking()
         self.status, self.lost = StatusFile(attempt), threading.Event()
         attempt.lease.keep(settings.lease_seconds, self.lost.set, self.status.beat)
 
@@ -167,6 +172,7 @@ class _Run:
         with lead(self.device, job) as (ranks, go_on_from):
             self.trainer = Trainer(self.attempt.cell, self.data.train, self.device, ranks=ranks)
             go_on_from(self._resume())
+            self.tracking = self._follow()
             self.trainer.settle()
             self.micro_rows = self.trainer.micro_rows
             if self.device.compile:
@@ -210,6 +216,12 @@ class _Run:
         drop_curve_after(self.attempt.curve, self.saved_step)
         self.status.say("running", self.trainer.step)
         return found and found.path
+
+    def _follow(self) -> Tracking:
+        column, peak = _peak(self.peak, self.measured, self.device.ranks)
+        per_token = flops_per_token(self.attempt.cell.model, FlopRule.PALM)
+        speed = Speed("mfu" if column == "datasheet" else "mfu_of_measured_peak", per_token / peak)
+        return follow(self.attempt, self.folder, self.settings, self.resumed_from, speed, _warn)
 
     def _after_step(self, step: int, loss: float) -> None:
         cell, measured = self.attempt.cell, self.measured
@@ -262,6 +274,7 @@ class _Run:
         self.attempt.lease.check()
         with self.attempt.curve.open("a") as f:
             f.write(json.dumps(row) + "\n")
+        self.tracking.nudge()
 
     def _keep_branching(self) -> None:
         """Leave the state at which this cell leaves its trunk to longer ones."""
@@ -294,8 +307,7 @@ def _progress(
 ) -> Progress:
     seconds = measured.median_step()
     rate = cell.batch_tokens / seconds
-    on_datasheet = datasheet_peak == datasheet_peak
-    peak = datasheet_peak if on_datasheet else measured.matmul_peak * ranks
+    of, peak = _peak(datasheet_peak, measured, ranks)
     return Progress(
         cell_id=cell.id,
         step=step,
@@ -303,9 +315,16 @@ def _progress(
         loss=measured.smooth_loss,
         tokens_per_second=rate,
         utilisation=rate * flops_per_token(cell.model, FlopRule.PALM) / peak,
-        peak="datasheet" if on_datasheet else "measured",
+        peak=of,
         seconds_left=(cell.steps - step) * seconds,
     )
+
+
+def _peak(datasheet: float, measured: Measurements, ranks: int) -> tuple[str, float]:
+    """Which peak a utilisation is of, and that peak of all ranks, FLOP/s."""
+    if datasheet == datasheet:
+        return "datasheet", datasheet
+    return "measured", measured.matmul_peak * ranks
 
 
 def _evaluates(step: int, steps: int, evaluations: int) -> bool:

@@ -1,13 +1,13 @@
 """What a person asked of the cluster and of the launch, checked."""
 
 import re
-import string
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from conf.schema import ClusterConf, LaunchConf
 from sweep.errors import UsageError
+from sweep.placeholders import names_in
 
 NOTIFY_FIELDS = ("sweep", "state", "finished", "planned", "folder")
 _OWN = ("array", "chdir", "dependency", "error", "job-name", "open-mode", "output", "requeue",
@@ -138,7 +138,7 @@ class LaunchSettings:
         if not 0 <= self.retries <= 100:
             raise ValueError(f"launch.retries={self.retries} must lie between 0 and 100")
         if self.notify is not None:
-            check_template(self.notify)
+            names_in("launch.notify", self.notify, NOTIFY_FIELDS)
 
 
 def cluster_settings(conf: ClusterConf) -> ClusterSettings:
@@ -170,21 +170,3 @@ def launch_settings(conf: LaunchConf, words: tuple[str, ...] = ()) -> LaunchSett
         return LaunchSettings(**asdict(conf), words=words)
     except ValueError as e:
         raise UsageError(str(e)) from None
-
-
-def check_template(template: str) -> None:
-    """Make sure that a notification's fields are known.
-
-    Raises:
-        ValueError: one is not, or the braces do not match.
-    """
-    try:
-        named = [f for _, f, _, _ in string.Formatter().parse(template) if f is not None]
-    except ValueError as e:
-        raise ValueError(f"launch.notify: {e}; write {{{{ and }}}} for braces") from None
-    unknown = [f for f in named if f not in NOTIFY_FIELDS]
-    if unknown:
-        raise ValueError(
-            f"launch.notify: {{{unknown[0]}}} is unknown; it may be "
-            + ", ".join(f"{{{f}}}" for f in NOTIFY_FIELDS)
-        )

@@ -1,8 +1,10 @@
 """Collect: record files to records.parquet, evaluations along the way to curves.parquet."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -10,8 +12,10 @@ import pyarrow.json as pa_json
 
 from results.store import StoreError, collect_records, read_records, results_of, write_table
 from sweep.errors import UsageError
+from sweep.evaluations import read_evaluations
 from sweep.folder import SweepFolder
 from sweep.sweep_facts import read_plan_rows
+from sweep.task_columns import join_evaluations
 
 
 @dataclass(frozen=True)
@@ -22,17 +26,27 @@ class Collected:
     curves: pd.DataFrame
     planned: int  # cells in the plan; 0 where there is none
     missing: tuple[str, ...]  # planned cells without a finished result
+    tasks: str | None = None  # what task_accuracy is of, in words
 
 
 def collect(folder: SweepFolder) -> Collected:
     """Read every attempt's record and curve and write both tables.
 
     Raises:
-        UsageError: no such sweep, or no record yet.
+        UsageError: no such sweep, no record yet, or an evaluation that can't be read.
     """
     _check_folder(folder)
+    evaluations, lines = read_evaluations(folder), []
+
+    def later(table: pa.Table) -> Mapping[str, Mapping[tuple[str, int], Any]]:
+        columns = (table[c].to_pylist() for c in ("cell_id", "attempt", "val_sets"))
+        val_sets = {(c, n): text for c, n, text in zip(*columns, strict=True)}
+        joined = join_evaluations(evaluations, val_sets)
+        lines.append(joined.line)
+        return joined.columns
+
     try:
-        records = collect_records(folder.records, folder.collected)
+        records = collect_records(folder.records, folder.collected, later)
     except StoreError as e:
         raise UsageError(str(e)) from None
     curves = _read_curves(folder, records)
@@ -41,7 +55,7 @@ def collect(folder: SweepFolder) -> Collected:
     results = results_of(records)
     finished = set(results.loc[results["status"] == "finished", "cell_id"])
     missing = tuple(i for i in plan if i not in finished)
-    return Collected(records, curves, len(plan), missing)
+    return Collected(records, curves, len(plan), missing, lines[0])
 
 
 def read_sweep_records(folder: SweepFolder) -> pd.DataFrame:

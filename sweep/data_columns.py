@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from results.store import results_of
 from sweep.batches import Usage
 from sweep.data import CellData
 from sweep.errors import UsageError
@@ -23,7 +24,7 @@ def sets_column(final: "Validation") -> str | None:
     """Losses of the extra sets, and of each source of a mixture, by name; None where none is."""
     kinds = {"source": final.sources if len(final.sources) > 1 else {}, "extra": final.extra}
     sets = {
-        name: {"kind": kind, **_numbers(found)}
+        name: {"kind": kind, **set_numbers(found)}
         for kind, by_name in kinds.items()
         for name, found in by_name.items()
     }
@@ -46,6 +47,16 @@ def sources_column(data: CellData, used: Sequence[Usage]) -> str | None:
             for u in used
         }
     )
+
+
+def set_numbers(found: "Evaluation") -> dict[str, Any]:
+    """Plain values of the loss on a set; JSON has no NaN, so unknown is null."""
+    return {k: None if math.isnan(v) else v for k, v in asdict(found).items()}
+
+
+def names_of_sets(text: str | None) -> frozenset[str]:
+    """Names of a record's sets."""
+    return frozenset(json.loads(text)) if text else frozenset()
 
 
 def set_lines(text: str | None) -> list[str]:
@@ -99,20 +110,17 @@ def with_loss_of(records: pd.DataFrame, name: str) -> pd.DataFrame:
                        if c.startswith("loss_") and not c.startswith("loss_se_"))  # fmt: skip
         there = f"it may be {', '.join(known)}" if known else "the sweep was trained without eval="
         raise UsageError(f"fit.loss={name}: no record has a set of that name; {there}")
-    missing = wide["status"].eq("finished") & wide[column].isna()
+    results = results_of(wide)
+    missing = results["status"].eq("finished") & results[column].isna()
     if missing.any():
-        cells = ", ".join(wide.loc[missing, "cell_id"].head(3))
+        cells = ", ".join(results.loc[missing, "cell_id"].head(3))
         raise UsageError(
-            f"fit.loss={name}: {missing.sum()} finished records lack the set ({cells}): rerun them "
-            "with isoflop run cell=ID, or fit another set"
+            f"fit.loss={name}: {missing.sum()} finished cells lack the set ({cells}): judge them on "
+            "it with isoflop evaluate eval=[...], then isoflop collect; or fit another set"
         )
+    wide = wide[wide["status"].ne("finished") | wide[column].notna()]  # without reruns that lack it
     return wide.assign(val_loss=wide[column], val_loss_se=wide[f"loss_se_{name}"],
                        bpb=wide[f"bpb_{name}"], bpb_se=wide[f"bpb_se_{name}"])  # fmt: skip
-
-
-def _numbers(found: "Evaluation") -> dict[str, Any]:
-    """Plain values; JSON has no NaN, so unknown is null."""
-    return {k: None if math.isnan(v) else v for k, v in asdict(found).items()}
 
 
 def _flat(text: object) -> dict[str, float]:

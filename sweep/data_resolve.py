@@ -59,13 +59,34 @@ def resolve_data(app: AppConf, cache: Path) -> ResolvedData:
     return ResolvedData(settings, ref, tokenizer, handling)
 
 
+def eval_sets(app: AppConf) -> tuple[TextSet, ...]:
+    """Take the sets of eval= alone.
+
+    Raises:
+        UsageError: a value that is wrong, or one name twice.
+    """
+    try:
+        sets = tuple(_evals(app))
+    except ValueError as e:
+        raise UsageError(str(e)) from None
+    names = [s.name for s in sets]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"eval: two sets are named {name}: rename one")
+    return sets
+
+
+def _evals(app: AppConf) -> list[TextSet]:
+    return [_named(f"eval[{i}]", _text_set, asdict(e)) for i, e in enumerate(app.eval)]
+
+
 def _settings(app: AppConf) -> DataSettings:
     for key in ("name", "revision"):
         if not getattr(app.data, key).strip():
             raise ValueError(f"data.{key} is empty")
     values = asdict(app.data)
     plain = {k: values[k] for k in DataSettings.__dataclass_fields__ if k in values}
-    evals = [_named(f"eval[{i}]", _text_set, asdict(e)) for i, e in enumerate(app.eval)]
+    evals = _evals(app)
     if app.data.source == "hf":
         plain["path"] = None  # of its one source
     else:

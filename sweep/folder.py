@@ -64,6 +64,11 @@ class SweepFolder:
         return self.path / "records"
 
     @property
+    def evaluations(self) -> Path:
+        """One file an evaluation of a trained cell."""
+        return self.path / "evaluations"
+
+    @property
     def collected(self) -> Path:
         """All records in one table."""
         return self.path / "records.parquet"

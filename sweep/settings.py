@@ -8,6 +8,7 @@ from models.kernel_rules import Place, choose, choose_cross_entropy
 DTYPES = ("float32", "bfloat16")
 MATMUL_PRECISIONS = ("auto", "highest", "high", "medium")  # auto: high on a GPU, else highest
 KEEP = ("none", "last", "all")  # checkpoints that outlive their attempt
+TRACKERS = ("tensorboard", "wandb", "trackio")  # each is named as its package
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +83,11 @@ class RunSettings:
     checkpoint_steps: int | None = None
     keep_checkpoints: str = "last"
     lease_seconds: float = 30.0
+    trackers: tuple[str, ...] = ()
+    tracker_project: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "trackers", tuple(self.trackers))  # JSON has lists
         if not 0 <= self.evaluations <= 10_000:
             raise ValueError(f"run.evaluations={self.evaluations} must lie between 0 and 10,000")
         if not self.checkpoint_seconds >= 0:
@@ -99,3 +103,22 @@ class RunSettings:
                 f"run.keep_checkpoints={self.keep_checkpoints} is unknown; "
                 f"it may be {', '.join(KEEP)}"
             )
+        self._check_trackers()
+
+    def _check_trackers(self) -> None:
+        for name in self.trackers:
+            if name not in TRACKERS:
+                raise ValueError(
+                    f"run.trackers: {name} is unknown; it may be {', '.join(TRACKERS)}"
+                )
+        if len(set(self.trackers)) < len(self.trackers):
+            raise ValueError("run.trackers names one twice: leave it out")
+        if self.tracker_project is None:
+            return
+        if not {"wandb", "trackio"} & set(self.trackers):
+            raise ValueError(
+                "run.tracker_project is read by wandb and trackio only: add one to run.trackers, "
+                "or leave it out"
+            )
+        if not self.tracker_project.strip():
+            raise ValueError("run.tracker_project is empty")

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sweep.arguments import Arguments
+    from sweep.settings import RunSettings
 
 _CELLS = ("root", "sweep", "grid", "grid.*", "model", "model.*", "recipe", "recipe.*", "data",
           "data.*", "eval")  # fmt: skip
 _HARDWARE = ("hardware", "hardware.*")
 _RUN = ("run.evaluations", "run.checkpoint_seconds", "run.checkpoint_steps",
-        "run.keep_checkpoints", "run.lease_seconds")  # fmt: skip
+        "run.keep_checkpoints", "run.lease_seconds", "run.trackers", "run.tracker_project")  # fmt: skip
 _SWEEP = ("root", "sweep", "grid")
 _FIT = ("fit", "fit.*")
 
@@ -94,12 +95,10 @@ def launch(args: Arguments, console: Console) -> int:
     if cluster.kind == "slurm":
         return _launch_on_slurm(args, cluster, how, console)
     from sweep.launch import launch as launch_sweep
-    from sweep.resolve import hardware_settings, resolve, run_settings
+    from sweep.resolve import hardware_settings, resolve
 
-    app, resolved = args.app, resolve(args.app)
-    bad = launch_sweep(
-        resolved, hardware_settings(app.hardware), run_settings(app.run), cluster, how, console
-    )
+    app, run, resolved = args.app, _run_settings(args), resolve(args.app)
+    bad = launch_sweep(resolved, hardware_settings(app.hardware), run, cluster, how, console)
     for cell_id, reason in bad.items():
         console.print(f"{cell_id}: {reason}")
     _next(console, "Next", args.again("collect", _SWEEP))
@@ -109,13 +108,13 @@ def launch(args: Arguments, console: Console) -> int:
 def _launch_on_slurm(args: Arguments, cluster, how, console: Console) -> int:
     from sweep.launch_asked import SlurmLaunch
     from sweep.launch_slurm import launch_on_slurm
-    from sweep.resolve import hardware_settings, resolve, run_settings
+    from sweep.resolve import hardware_settings, resolve
 
     app = args.app
+    run = _run_settings(args, elsewhere=cluster.python or cluster.container)
     asked = SlurmLaunch(
-        resolve(app), hardware_settings(app.hardware), run_settings(app.run), cluster, how,
-        app.hardware.price,
-    )  # fmt: skip
+        resolve(app), hardware_settings(app.hardware), run, cluster, how, app.hardware.price
+    )
     done = launch_on_slurm(asked, console)
     for cell_id, reason in done.bad.items():
         console.print(f"{cell_id}: {reason}")
@@ -123,6 +122,23 @@ def _launch_on_slurm(args: Arguments, cluster, how, console: Console) -> int:
         next_verb = "status" if done.jobs else "collect"
         _next(console, "Next", args.again(next_verb, _SWEEP))
     return 1 if done.bad else 0
+
+
+def _run_settings(args: Arguments, elsewhere: str | None = None) -> RunSettings:
+    """Take how attempts go, and look for the packages of their trackers.
+
+    Args:
+        args: what was asked.
+        elsewhere: the Python or container of the jobs, whose packages can't be seen from here.
+    """
+    from sweep.resolve import run_settings
+
+    settings = run_settings(args.app.run)
+    if settings.trackers and not elsewhere:
+        from sweep.trackers import check_trackers
+
+        check_trackers(settings.trackers)
+    return settings
 
 
 def _refuse_unused_launch_keys(args: Arguments, kind: str) -> None:
@@ -138,11 +154,11 @@ def _refuse_unused_launch_keys(args: Arguments, kind: str) -> None:
 
 def run(args: Arguments, console: Console) -> int:
     """Train one cell, here and now."""
-    from sweep.resolve import hardware_settings, resolve, run_settings
+    from sweep.resolve import hardware_settings, resolve
 
     if args.app.cell is None:
         raise UsageError("run needs cell=ID; list the ids with: isoflop plan")
-    hardware, settings = hardware_settings(args.app.hardware), run_settings(args.app.run)
+    hardware, settings = hardware_settings(args.app.hardware), _run_settings(args)
     from sweep.rerun import find_cell, measure_speed, rerun  # imports torch: after cheap checks
 
     changed = args.groups_named("grid", "model", "recipe", "data", "eval") - {"grid"}
@@ -195,9 +211,20 @@ def collect(args: Arguments, console: Console) -> int:
     )
     if got.missing:
         console.print(f"Missing: {', '.join(got.missing[:5])}{' …' * (len(got.missing) > 5)}")
+    if got.tasks:
+        console.print(f"{got.tasks}.")
     console.print(transfer(got.records).line)
     _next(console, "Next", args.again("fit", _SWEEP))
     return 0
+
+
+def evaluate(args: Arguments, console: Console) -> int:
+    """Evaluate trained cells by a command, or on sets."""
+    from sweep.evaluating import evaluate_sweep
+
+    code = evaluate_sweep(args, console)
+    _next(console, "Next", args.again("collect", _SWEEP))
+    return code
 
 
 def fit(args: Arguments, console: Console) -> int:
@@ -367,6 +394,12 @@ VERBS: dict[str, Verb] = {
         _SWEEP,
         "gather records into records.parquet and curves.parquet",
         "isoflop collect grid=smoke",
+    ),
+    "evaluate": Verb(
+        evaluate,
+        (*_SWEEP, "cell", "evaluate.*", "eval", "data.workers", *_HARDWARE),
+        "judge trained cells by lm-eval or any command, or on further sets",
+        "isoflop evaluate grid=smoke 'eval=[{name:news,path:news.txt}]'",
     ),
     "fit": Verb(
         fit,

@@ -255,9 +255,7 @@ def test_a_set_that_was_not_trained_with_is_named(sweep, command):
 def test_records_that_lack_a_set_are_not_left_out_silently(sweep):
     records = read_records(sweep.collected)
     records.loc[0, "val_sets"] = None
-    with pytest.raises(
-        UsageError, match=f"1 finished records lack the set .{records['cell_id'][0]}"
-    ):
+    with pytest.raises(UsageError, match=f"1 finished cells lack the set .{records['cell_id'][0]}"):
         with_loss_of(records, "far")
 
 

@@ -47,6 +47,7 @@ GROUPS = (
     "status",
     "forecast",
     "run",
+    "evaluate",
     "budget",
     "design",
 )

@@ -32,7 +32,9 @@ def run_python(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_cell_is_trained_and_saved_without_torchs_compiler(shards, text_folder, tmp_path):
+def test_a_cell_is_trained_and_saved_without_torchs_compiler_or_a_tracker(
+    shards, text_folder, tmp_path
+):
     """Imported, it takes over a second of CPU: as long as a small cell trains."""
     code = f"""
 from pathlib import Path
@@ -50,7 +52,9 @@ path = Path({str(tmp_path)!r}) / "state.pt"
 checkpoint.save({{"trainer": trainer.state()}}, path)
 trainer.restore(checkpoint.load(path)["trainer"])
 validate(trainer.model, data, trainer.device)
-print([m for m in ("torch._dynamo", "torch._inductor", "sympy", "transformers") if m in sys.modules])
+import sweep.attempt
+unneeded = ("torch._dynamo", "torch._inductor", "sympy", "transformers", "tensorboard", "wandb", "trackio")
+print([m for m in unneeded if m in sys.modules])
 """
     assert run_python(code) == "[]"
 
