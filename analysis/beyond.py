@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Fits = Mapping[str, Any]
 COLUMNS = ("unique_tokens", "lr", "batch_tokens", "task_error", "task_loss", "task_accuracy",
-           "granularity", "experts", "active_share", "D_F", "D_T")  # fmt: skip
+           "granularity", "n_expert", "active_share", "D_F", "D_T")  # fmt: skip
 SERVED = 10.0  # times the optimum's tokens: an example of a model that is used
 LONGER = 0.5  # of the optimal size: an example of a model that is trained longer
 WORD = 10  # tokens of an exact match
@@ -194,9 +194,12 @@ def _emergence(fits: Fits) -> str:
 
 
 def _experts(name: str, points: pd.DataFrame | None) -> str:
-    column = {"krajewski": "granularity", "clark": "experts", "abnar": "active_share"}[name]
-    what = {"granularity": "how finely experts are cut", "experts": "how many experts there are",
+    column = {"krajewski": "granularity", "clark": "n_expert", "abnar": "active_share"}[name]
+    what = {"granularity": "how finely experts are cut", "n_expert": "how many experts there are",
             "active_share": "the share of experts that work on a token"}[column]  # fmt: skip
+    counted = "N_total" if name == "abnar" else "N_active"
+    if points is not None and counted in points:  # else N is taken to be what the law counts
+        points = points.assign(N=points[counted])
     frame = _rows(points, (column,), what)
     if frame[column].nunique() < 2:
         raise _NeedsError(f"runs of several values of {column}: here there is one")

@@ -49,7 +49,7 @@ def routed(forms: Sequence, data: Mapping[str, Array]):
     # 1/E^ = 1/(E - 1 + (1/E_start - 1/E_max)^-1) + 1/E_max
     head_start = _inverse(exp(-1.0 * log_start) - exp(-1.0 * log_most))
     saturated = -1.0 * log(
-        _inverse(np.expm1(data["log_experts"]) + head_start) + exp(-1.0 * log_most)
+        _inverse(np.expm1(data["log_n_expert"]) + head_start) + exp(-1.0 * log_most)
     )
     log_N = data["log_N"]
     return exp(
@@ -80,7 +80,7 @@ CLARK = Law(
     exponents=frozenset({"a", "b", "c", "d"}),
     formula=routed,
     optimum_rule=no_optimum,  # it has no D
-    needs=("experts",),
+    needs=("n_expert",),
 )
 CLARK_S_BASE = (0.082, 0.108, 0.009, 1.104, 1.847, 314.478)
 

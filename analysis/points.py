@@ -38,6 +38,7 @@ N_COLUMNS = {
     "total": "N_total",
     "non_embedding": "N_non_embedding",
     "matmul": "N_matmul",
+    "active": "N_active",
 }
 _NAMES = ("name", "cell_id", "run", "run_name", "model_name")
 
@@ -186,8 +187,8 @@ def points_from_records(records: pd.DataFrame, N_convention: str = "flops") -> P
 
     Args:
         records: columns of results.record.Record, one row per attempt.
-        N_convention: flops (C / 6D: C = 6ND holds under any flop rule), total, non_embedding
-            or matmul.
+        N_convention: flops (C / 6D: C = 6ND holds under any flop rule), total, non_embedding,
+            matmul or active.
 
     Raises:
         PointsError: unknown convention, nothing finished, or cells that can't be compared.

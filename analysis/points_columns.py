@@ -16,7 +16,7 @@ from analysis.tables import PointsError
 CORE = ("N", "D", "C", "loss")
 OPTIONAL = ("budget", "size_id", "unique_tokens", "N_active", "seed", "loss_sd", "excluded", "trunk",
             "lr", "batch_tokens", "task_error", "task_loss", "task_accuracy", "granularity",
-            "experts", "active_share", "D_F", "D_T")  # fmt: skip
+            "n_expert", "active_share", "D_F", "D_T")  # fmt: skip
 ROWS_SHOWN = 8
 COLUMNS_SHOWN = 12
 _USUAL = {  # what others call ours, likeliest first

@@ -32,6 +32,8 @@ def _conventions(points: Points) -> Iterator[Points]:
     """Other N under the sweep's own flop rule, then N = C / 6D under other rules."""
     rows = points.other
     for name, column in N_COLUMNS.items():
+        if name == "active" and (rows["N_active"] == rows["N_total"]).all():
+            continue  # dense: the same numbers twice
         if name != points.N_convention:
             yield replace(points, N=rows[column].to_numpy(float), N_convention=name)
     for rule in FLOP_RULES:

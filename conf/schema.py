@@ -86,6 +86,19 @@ class ModelConf:
     """zero_out, fan_in or gpt2: how the weights are drawn."""
     init_scale: float = 1.0
     """Factor on the standard deviation of every draw."""
+    n_expert: int | None = None
+    """Experts in the place of each MLP, of which a token is sent to top_k. null: dense."""
+    top_k: int | None = None
+    """Experts that a token is sent to; null: 2."""
+    n_shared_expert: int | None = None
+    """Experts that every token passes through besides; null: none."""
+    granularity: int | None = None
+    """Width of the dense MLP over that of an expert; null: top_k + n_shared_expert, so that as wide an
+    MLP works on a token as without experts."""
+    balance_loss: float | None = None
+    """Weight of the loss that spreads tokens over experts, in training alone; null: .01."""
+    router_z_loss: float | None = None
+    """Weight of the mean square of the router's log(Z), in training alone; null: .001."""
 
 
 @dataclass
@@ -364,7 +377,7 @@ class FitConf:
     level: float = 0.9
     """Level of every interval."""
     N: str = "flops"
-    """Own sweeps: which N enters the laws: flops, total, non_embedding or matmul."""
+    """Own sweeps: which N enters the laws: flops, total, non_embedding, matmul or active."""
     loss: str | None = None
     """Own sweeps: fit the loss on this set, of eval= or of data.sources; null: on all sources."""
     fix: dict[str, float] = field(default_factory=dict)

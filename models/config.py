@@ -60,13 +60,23 @@ class CrossEntropy(StrEnum):
     LIGER = "liger"  # a Triton kernel
 
 
+DEFAULTS_OF_EXPERTS = {
+    "top_k": 2, "n_shared_expert": 0, "balance_loss": 0.01, "router_z_loss": 0.001
+}  # fmt: skip
+OF_EXPERTS = (*DEFAULTS_OF_EXPERTS, "granularity")  # what only a mixture of experts has
+
+
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
     """One size of the ladder: its shape, and the choices that all sizes share.
 
+    With n_expert every block has a mixture of experts in the place of its MLP (models/moe.py); what
+    is None of it is then filled in.
+
     Raises:
         ValueError: a size is not positive, heads do not divide what they share, rotary positions
-            are asked for with an odd head, or a coefficient is out of range.
+            are asked for with an odd head, a coefficient is out of range, experts do not divide
+            the MLP, or something of experts is asked without any.
     """
 
     n_layer: int
@@ -83,6 +93,12 @@ class GPTConfig:
     z_loss: float = 0.0
     init: Init = Init.ZERO_OUT
     init_scale: float = 1.0
+    n_expert: int | None = None  # None: dense
+    top_k: int | None = None  # experts that a token is sent to
+    n_shared_expert: int | None = None  # that every token passes through besides
+    granularity: int | None = None  # width of the dense MLP over that of an expert
+    balance_loss: float | None = None  # weights of the router's losses
+    router_z_loss: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("n_layer", "d_model", "n_head", "vocab_size", "seq_len"):
@@ -110,6 +126,40 @@ class GPTConfig:
                 raise ValueError(
                     f"{name}={getattr(self, name):g} must lie between {low:g} and {high:g}"
                 )
+        self._check_experts()
+
+    def _check_experts(self) -> None:
+        """Fill in what is not said of experts, and refuse what makes none."""
+        if self.n_expert is None:
+            said = [name for name in OF_EXPERTS if getattr(self, name) is not None]
+            if said:
+                raise ValueError(
+                    f"{said[0]}={getattr(self, said[0])} is of experts, and a dense model has none: "
+                    "set n_expert, or leave it out"
+                )
+            return
+        for name, value in DEFAULTS_OF_EXPERTS.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        for name, least in (("n_expert", 1), ("top_k", 1), ("n_shared_expert", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
+        if self.top_k > self.n_expert:
+            raise ValueError(
+                f"top_k={self.top_k} is more than n_expert={self.n_expert}: a token is sent to "
+                "some of the experts, or to all"
+            )
+        if self.granularity is None:
+            object.__setattr__(self, "granularity", self.top_k + self.n_shared_expert)
+        if self.granularity < 1 or self.mlp_width % self.granularity:
+            raise ValueError(
+                f"granularity={self.granularity} (top_k + n_shared_expert where it is null) does not "
+                f"divide the MLP's width {self.mlp_width} at d_model={self.d_model}; "
+                f"granularity may be {_near_divisors(self.mlp_width, self.granularity)}"
+            )
+        for name in ("balance_loss", "router_z_loss"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name):g} must lie between 0 and 1")
 
     @property
     def head_dim(self) -> int:
@@ -133,9 +183,26 @@ class GPTConfig:
         return 4 * self.d_model
 
     @property
+    def expert_width(self) -> int:
+        """Numbers between the two matrices of one expert; of the MLP in a dense model."""
+        return self.mlp_width // (self.granularity or 1)
+
+    @property
+    def active_share(self) -> float:
+        """Share of the experts that work on a token, shared ones in; 1 in a dense model."""
+        if self.n_expert is None:
+            return 1.0
+        shared = self.n_shared_expert
+        return (self.top_k + shared) / (self.n_expert + shared)
+
+    @property
     def size_id(self) -> str:
         """Shape in words; cells that share it share a model size."""
-        return f"L{self.n_layer}-d{self.d_model}-h{self.n_head}"
+        shape = f"L{self.n_layer}-d{self.d_model}-h{self.n_head}"
+        if self.n_expert is None:
+            return shape
+        shared = f"s{self.n_shared_expert}" if self.n_shared_expert else ""
+        return f"{shape}-e{self.n_expert}k{self.top_k}{shared}g{self.granularity}"
 
 
 def _near_divisors(n: int, to: int) -> str:

@@ -28,9 +28,10 @@ class ParamCount:
     embedding: int  # V d, a lookup: no FLOPs
     positions: int  # T d where learned
     head: int  # V d, a matmul; a tied head shares the embedding's parameters
-    matrices: int  # of the layers: queries, keys, values, out, MLP
+    matrices: int  # of the layers: queries, keys, values, out, MLP or router and experts
     gains: int  # (2 L + 1) d of the norms; 2 K a layer with QK-norm
     tied: bool
+    resting: int = 0  # of the matrices, those of experts that a token is not sent to
 
     @property
     def total(self) -> int:
@@ -48,16 +49,22 @@ class ParamCount:
         """N_matmul: weights that multiply, the LM head in, the embedding lookup out."""
         return self.matrices + self.head
 
+    @property
+    def active(self) -> int:
+        """N_active: parameters that work on one token; all of a dense model."""
+        return self.total - self.resting
+
 
 def count_params(cfg: GPTConfig) -> ParamCount:
     """Count the parameters of a shape.
 
     A layer's matrices: d^2 for queries and for out, d G K each for keys and values (G heads of
-    width K), and d f for each of an MLP's two matrices (three in SwiGLU; f is cfg.mlp_width).
+    width K), and d f for each of an MLP's two matrices (three in SwiGLU; f is cfg.mlp_width). With
+    E experts of width w: d w for each matrix of each, shared ones too, and d E of the router.
     """
     L, d, V, T = cfg.n_layer, cfg.d_model, cfg.vocab_size, cfg.seq_len
     attention = 2 * d * d + 2 * d * cfg.kv_heads * cfg.head_dim
-    mlp = (3 if cfg.mlp is MLP.SWIGLU else 2) * d * cfg.mlp_width
+    mlp, resting = _mlp_params(cfg)
     qk_gains = 2 * cfg.head_dim if cfg.qk_norm else 0
     return ParamCount(
         embedding=V * d,
@@ -66,7 +73,17 @@ def count_params(cfg: GPTConfig) -> ParamCount:
         matrices=L * (attention + mlp),
         gains=(2 * L + 1) * d + L * qk_gains,
         tied=cfg.tied,
+        resting=L * resting,
     )
+
+
+def _mlp_params(cfg: GPTConfig) -> tuple[int, int]:
+    """Parameters of a layer's MLP or experts, and how many of them rest on one token."""
+    one = (3 if cfg.mlp is MLP.SWIGLU else 2) * cfg.d_model * cfg.expert_width
+    if cfg.n_expert is None:
+        return one, 0
+    experts = (cfg.n_expert + cfg.n_shared_expert) * one
+    return experts + cfg.d_model * cfg.n_expert, (cfg.n_expert - cfg.top_k) * one
 
 
 @lru_cache(maxsize=65_536)  # plans of thousands of cells ask for each size again and again
@@ -77,19 +94,20 @@ def flops_per_token(cfg: GPTConfig, rule: FlopRule) -> float:
     query head reads all T keys whatever the number of key heads, and a mask across documents
     saves nothing in this count. palm_causal: the same with half of the attention term. 6nd:
     6 N_total. kaplan: 6 N_non_embedding. chinchilla: Hoffmann et al. 2022 (arXiv:2203.15556),
-    appendix F as printed, the vocabulary terms in.
+    appendix F as printed, the vocabulary terms in. Of a mixture of experts each rule counts the
+    parameters that work on a token: router, shared experts, top_k of the others.
     """
     N = count_params(cfg)
     scores = 12 * cfg.n_layer * cfg.d_model * cfg.seq_len  # H K = d_model
     match rule:
         case FlopRule.PALM:
-            return float(6 * N.matmul + scores)
+            return float(6 * (N.matmul - N.resting) + scores)
         case FlopRule.PALM_CAUSAL:
-            return 6 * N.matmul + scores / 2
+            return 6 * (N.matmul - N.resting) + scores / 2
         case FlopRule.SIX_ND:
-            return float(6 * N.total)
+            return float(6 * N.active)
         case FlopRule.KAPLAN:
-            return float(6 * N.non_embedding)
+            return float(6 * (N.non_embedding - N.resting))
         case FlopRule.CHINCHILLA:
             vocabulary = 4 * cfg.vocab_size * cfg.d_model  # "embeddings" and "final logits"
             return 3.0 * (vocabulary + chinchilla_layers_forward(cfg))
@@ -100,11 +118,13 @@ def chinchilla_layers_forward(cfg: GPTConfig) -> int:
 
     Per layer: 2d(q + 2k) (queries, keys, values) + 2Tq (logits) + 3HT (softmax) + 2Tq (reduction)
     + 2qd (out) + 4df (MLP), with q = H K = d and k = G K, which the paper has equal. SwiGLU, which
-    the paper does not have, counts 6df: 2df for each matrix, as for the others.
+    the paper does not have, counts 6df: 2df for each matrix, as for the others. Nor has it experts:
+    2 for each weight of theirs that works on a token, and of the router.
     """
     d, T, H = cfg.d_model, cfg.seq_len, cfg.n_head
     k = cfg.kv_heads * cfg.head_dim
-    mlp = (6 if cfg.mlp is MLP.SWIGLU else 4) * d * cfg.mlp_width
+    every, resting = _mlp_params(cfg)
+    mlp = 2 * (every - resting)
     return cfg.n_layer * (2 * d * (d + 2 * k) + 2 * d * d + 4 * T * d + 3 * H * T + mlp)
 
 
@@ -118,13 +138,17 @@ def orthogonalise_flops(cfg: GPTConfig) -> float:
 
     Five iterations X <- a X + (b G + c G G) X with G = X X^T on each matrix, its shorter side m
     first: 2 m^2 n + 2 m^3 + 2 m^2 n (torch.optim.Muon; Jordan 2024). Queries, keys and values are
-    one matrix here, as are SwiGLU's gate and value.
+    one matrix here, as are SwiGLU's gate and value, and shared experts; every other expert has its
+    own, whether tokens were sent to it or not. The router is AdamW's.
     """
-    d, f = cfg.d_model, cfg.mlp_width
-    qkv = d + 2 * cfg.kv_heads * cfg.head_dim
-    up = (2 if cfg.mlp is MLP.SWIGLU else 1) * f
-    total = 0
-    for sides in ((qkv, d), (d, d), (up, d), (d, f)):
-        m, n = min(sides), max(sides)
-        total += 5 * (4 * m * m * n + 2 * m**3)
-    return float(cfg.n_layer * total)
+    d, w, shared = cfg.d_model, cfg.expert_width, cfg.n_shared_expert or 0
+    up = 2 if cfg.mlp is MLP.SWIGLU else 1
+    layer = _orthogonalise(d + 2 * cfg.kv_heads * cfg.head_dim, d) + _orthogonalise(d, d)
+    for copies, width in ((cfg.n_expert or 1, w), (min(shared, 1), shared * w)):
+        layer += copies * (_orthogonalise(up * width, d) + _orthogonalise(d, width))
+    return float(cfg.n_layer * layer)
+
+
+def _orthogonalise(rows: int, columns: int) -> int:
+    m, n = min(rows, columns), max(rows, columns)
+    return 5 * (4 * m * m * n + 2 * m**3)

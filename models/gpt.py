@@ -7,12 +7,13 @@ K head_dim, V vocabulary.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Borders, attention, borders
-from models.config import MLP, Attention, CrossEntropy, GPTConfig, Init, Norm, Positions
+from models.config import Attention, CrossEntropy, GPTConfig, Init, Norm, Positions
 from models.loss import Loss, mean_loss, token_losses
+from models.mlp import bend, up_width
+from models.moe import MoE, Routing, with_router_losses
 
 _EPS = 1e-5  # of every norm
 
@@ -47,32 +48,34 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm x), then x + MLP(norm x)."""
+    """x + attention(norm x), then x + MLP(norm x), or experts in its place."""
 
     def __init__(self, cfg: GPTConfig, implementation: Attention) -> None:
         super().__init__()
         self.mlp = cfg.mlp
-        up = (2 if cfg.mlp is MLP.SWIGLU else 1) * cfg.mlp_width
         self.norm_1 = make_norm(cfg)
         self.attn = SelfAttention(cfg, implementation)
         self.norm_2 = make_norm(cfg)
-        self.up = nn.Linear(cfg.d_model, up, bias=False)
-        self.down = nn.Linear(cfg.mlp_width, cfg.d_model, bias=False)
+        self.moe = None if cfg.n_expert is None else MoE(cfg)
+        if self.moe is None:
+            self.up = nn.Linear(cfg.d_model, up_width(cfg.mlp, cfg.mlp_width), bias=False)
+            self.down = nn.Linear(cfg.mlp_width, cfg.d_model, bias=False)
 
-    def forward(self, x_BTC: Tensor, turn_TK2: Tensor | None, within: Borders | None) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+    def forward(
+        self,
+        x_BTC: Tensor,
+        turn_TK2: Tensor | None,
+        within: Borders | None,
+        routed: list[Routing] | None = None,
+    ) -> Tensor:
+        """(B, T, C) -> (B, T, C); what a router did is added to `routed`."""
         x_BTC = x_BTC + self.attn(self.norm_1(x_BTC), turn_TK2, within)
-        return x_BTC + self.down(self._bend(self.up(self.norm_2(x_BTC))))
-
-    def _bend(self, x: Tensor) -> Tensor:
-        match self.mlp:
-            case MLP.GELU:
-                return F.gelu(x)
-            case MLP.RELU2:
-                return F.relu(x).square()
-            case MLP.SWIGLU:
-                gate, value = x.chunk(2, dim=-1)
-                return F.silu(gate) * value
+        if self.moe is None:
+            return x_BTC + self.down(bend(self.mlp, self.up(self.norm_2(x_BTC))))
+        y_BTC, routing = self.moe(self.norm_2(x_BTC))
+        if routed is not None:
+            routed.append(routing)
+        return x_BTC + y_BTC
 
 
 class GPT(nn.Module):
@@ -116,20 +119,27 @@ class GPT(nn.Module):
         Returns:
             (B, T, V) logits, float32; or, with targets, `Loss`.
         """
-        x_BTC = self.hidden(tokens_BT, document_BT)
+        routed: list[Routing] = []
+        x_BTC = self.hidden(tokens_BT, document_BT, routed)
         if targets_BT is None:
             return self.head(x_BTC).float()
         head_VC, z_loss = self.head.weight, self.cfg.z_loss
-        return mean_loss(x_BTC, head_VC, targets_BT, z_loss, self.cross_entropy)
+        loss = mean_loss(x_BTC, head_VC, targets_BT, z_loss, self.cross_entropy)
+        return with_router_losses(loss, routed, self.cfg) if routed else loss
 
     def token_losses(
         self, tokens_BT: Tensor, targets_BT: Tensor, document_BT: Tensor | None = None
     ) -> Tensor:
-        """-log p of every target, (B, T) nats, float32; no z-loss: this is what evaluation reads."""
+        """-log p of every target, (B, T) nats, float32, and nothing else: what evaluation reads."""
         return token_losses(self.hidden(tokens_BT, document_BT), self.head.weight, targets_BT)
 
-    def hidden(self, tokens_BT: Tensor, document_BT: Tensor | None = None) -> Tensor:
-        """(B, T) token ids -> (B, T, C), what the head multiplies."""
+    def hidden(
+        self,
+        tokens_BT: Tensor,
+        document_BT: Tensor | None = None,
+        routed: list[Routing] | None = None,
+    ) -> Tensor:
+        """(B, T) token ids -> (B, T, C), what the head multiplies; `routed` as in a block."""
         T = tokens_BT.size(1)
         within = None if document_BT is None else self.borders(document_BT, self.implementation)
         x_BTC = self.embed(tokens_BT)
@@ -137,19 +147,22 @@ class GPT(nn.Module):
         if self.positions is not None:
             x_BTC = x_BTC + self.positions.weight[:T]
         for block in self.blocks:
-            x_BTC = block(x_BTC, turn_TK2, within)
+            x_BTC = block(x_BTC, turn_TK2, within, routed)
         return self.norm(x_BTC)
 
     def ready_to_compile(self) -> None:
         """Have a compiler leave alone what it can't know; imports it, which takes a second."""
         self.borders = torch.compiler.disable(borders)
+        for block in self.blocks:
+            if block.moe is not None:
+                block.moe.ready_to_compile()
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
         """Draw the weights; gains are one. s is cfg.init_scale, d the width, L the layers.
 
         - zero_out: tables from N(0, s^2/d), matrices from N(0, s^2/fan_in), the last matrix of each
-          attention and MLP zero: every block is the identity at first, whatever the depth.
+          attention, MLP and expert zero: every block is the identity at first, whatever the depth.
         - fan_in: the same, but those last matrices from N(0, s^2/fan_in / 2L).
         - gpt2: everything from N(0, (.02 s)^2), the last matrices from N(0, (.02 s)^2 / 2L)
           (Radford et al. 2019, section 2.3).
@@ -170,7 +183,7 @@ class GPT(nn.Module):
 
     def _start_sd(self, name: str, p: Tensor) -> float:
         init, scale = self.cfg.init, self.cfg.init_scale
-        sd = scale * (0.02 if init is Init.GPT2 else p.size(1) ** -0.5)
+        sd = scale * (0.02 if init is Init.GPT2 else p.size(-1) ** -0.5)
         if not name.endswith(("out.weight", "down.weight")):
             return sd
         return 0.0 if init is Init.ZERO_OUT else sd * (2 * self.cfg.n_layer) ** -0.5

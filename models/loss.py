@@ -50,7 +50,7 @@ def mean_loss(
     if implementation is CrossEntropy.CHUNKED and too_many:
         x_NC, rows = x_BTC.flatten(0, 1), max(1, logits_at_once // head_VC.size(0))
         return Loss(*_Chunked.apply(x_NC, head_VC, targets_N, z_loss, rows))
-    logits_NV = _float(F.linear(x_BTC, head_VC)).flatten(0, 1)
+    logits_NV = at_least_float(F.linear(x_BTC, head_VC)).flatten(0, 1)
     cross_entropy = F.cross_entropy(logits_NV, targets_N)
     if not z_loss:
         return Loss(cross_entropy, cross_entropy.detach())
@@ -72,7 +72,7 @@ def token_losses(
     rows = max(1, logits_at_once // (targets_BT.size(1) * head_VC.size(0)))
     pieces = zip(x_BTC.split(rows), targets_BT.split(rows), strict=True)
     losses = [
-        F.cross_entropy(_float(F.linear(x, head_VC)).mT, targets, reduction="none")
+        F.cross_entropy(at_least_float(F.linear(x, head_VC)).mT, targets, reduction="none")
         for x, targets in pieces
     ]
     return losses[0] if len(losses) == 1 else torch.cat(losses)
@@ -85,13 +85,13 @@ class _Chunked(torch.autograd.Function):
     def forward(
         ctx, x_NC: Tensor, head_VC: Tensor, targets_N: Tensor, z_loss: float, rows: int
     ) -> tuple[Tensor, Tensor]:
-        n, dtype = len(targets_N), _matmul_dtype(x_NC)
+        n, dtype = len(targets_N), matmul_dtype(x_NC)
         head = head_VC.to(dtype)
         grad_x, grad_head = torch.empty_like(x_NC), torch.zeros_like(head_VC)
         sums = []
         for i in range(0, n, rows):
             x, targets = x_NC[i : i + rows].to(dtype), targets_N[i : i + rows, None]
-            logits = _float(x @ head.T)
+            logits = at_least_float(x @ head.T)
             log_z = logits.logsumexp(-1, keepdim=True)
             sums.append(
                 torch.stack(((log_z - logits.gather(1, targets)).sum(), log_z.square().sum()))
@@ -140,7 +140,7 @@ def liger_arguments(z_loss: float) -> dict[str, object]:
     }
 
 
-def _matmul_dtype(x: Tensor) -> torch.dtype:
+def matmul_dtype(x: Tensor) -> torch.dtype:
     """Return what a linear layer would multiply x in."""
     device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
@@ -148,5 +148,6 @@ def _matmul_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
-def _float(x: Tensor) -> Tensor:
+def at_least_float(x: Tensor) -> Tensor:
+    """Widen what is narrower than float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

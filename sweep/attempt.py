@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from models.flops import FlopRule, flops_per_token
+from models.moe import watch_load
 from results.provenance import now
 from results.record import Record, RecordStatus
 from results.store import write_record
@@ -29,7 +30,7 @@ from sweep.data import CellData, DataSettings
 from sweep.device import Device, describe, measure_matmul_peak
 from sweep.evaluate import Validation, evaluate_small, validate
 from sweep.folder import SweepFolder
-from sweep.health import complaints
+from sweep.health import complaints, load_columns
 from sweep.measure import Measurements
 from sweep.micro_batch import out_of_memory
 from sweep.nvml import energy_of
@@ -258,7 +259,8 @@ class _Run:
         return bool(by_steps) or time.perf_counter() - self.saved > asked.checkpoint_seconds
 
     def _add_to_curve(self, step: int) -> None:
-        evaluation = evaluate_small(self.trainer.model, self.data, self.device)
+        with watch_load(self.trainer.model) as loads:
+            evaluation = evaluate_small(self.trainer.model, self.data, self.device)
         cell = self.attempt.cell
         row = {
             "step": step,
@@ -269,6 +271,7 @@ class _Run:
             "eval_tokens": evaluation.tokens,
             "lr": self.trainer.optimizer.param_groups[0]["lr"],
             "seconds": self.measured.train_seconds,
+            **load_columns([load.tolist() for load in loads]),
         }
         self.measured.add_evaluation(evaluation.loss)
         self.attempt.lease.check()

@@ -13,11 +13,21 @@ from models.bounds import SHOWN, bounds, kernels, step_bytes
 from models.config import GPTConfig
 from models.flops import FlopRule, flops_per_token
 from sweep.cell import Cell, si
+from sweep.errors import UsageError
 from sweep.settings import HardwareSettings
 
 
 def bounds_of(cells: Sequence[Cell], hardware: HardwareSettings) -> list[dict[str, Any]]:
-    """Bounds of every size at its smallest and its largest batch, as plain values."""
+    """Bounds of every size at its smallest and its largest batch, as plain values.
+
+    Raises:
+        UsageError: a model with experts.
+    """
+    if any(cell.model.n_expert is not None for cell in cells):
+        raise UsageError(
+            "plan.bounds=true counts kernels and bytes of dense blocks, which says nothing of "
+            "model.n_expert: leave one of them out"
+        )
     half, compiled = hardware.dtype != "float32", hardware.compile != "false"
     rows = []
     for cfg, tokens in _sizes(cells):

@@ -104,7 +104,7 @@ def params_of(cell: Cell) -> dict[str, float]:
         "N_total": N.total,
         "N_non_embedding": N.non_embedding,
         "N_matmul": N.matmul,
-        "N_active": N.total,
+        "N_active": N.active,
     }
 
 

@@ -15,6 +15,8 @@ from sweep.schedule import Schedule
 
 _SIZES = ("n_layer", "d_model", "n_head", "vocab_size", "seq_len")
 _NAMED = {"positions": Positions, "norm": Norm, "mlp": MLP, "init": Init}
+_OF_EXPERTS = {"n_expert": int, "top_k": int, "n_shared_expert": int, "granularity": int,
+               "balance_loss": float, "router_z_loss": float}  # fmt: skip
 _CHOICES = _NAMED | {"tied": bool, "qk_norm": bool, "z_loss": float, "init_scale": float}
 
 
@@ -117,16 +119,17 @@ def _rebuild(row: Mapping[str, Any]) -> Cell:
 
 
 def _model_to_row(cfg: GPTConfig) -> dict[str, Any]:
-    row = dataclasses.asdict(cfg) | {"head_dim": cfg.head_dim}
-    return row | {name: str(row[name]) for name in _NAMED}
+    row = dataclasses.asdict(cfg) | {"head_dim": cfg.head_dim, "active_share": cfg.active_share}
+    unset = {k: math.nan for k, kind in _OF_EXPERTS.items() if kind is float and row[k] is None}
+    return row | unset | {name: str(row[name]) for name in _NAMED}
 
 
 def _model_from_row(row: Mapping[str, Any]) -> GPTConfig:
     given: dict[str, Any] = {k: int(row[k]) for k in _SIZES}
     given |= {k: kind(row[k]) for k, kind in _CHOICES.items() if k in row}  # some came later
-    kv_heads = row.get("n_kv_head")
-    if kv_heads is not None and not math.isnan(kv_heads):  # NaN where pandas reads null
-        given["n_kv_head"] = int(kv_heads)
+    for name, kind in {"n_kv_head": int, **_OF_EXPERTS}.items():
+        value = _number_or_none(row.get(name))
+        given[name] = None if value is None else kind(value)
     return GPTConfig(**given)
 
 

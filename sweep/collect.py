@@ -117,11 +117,15 @@ _CURVE_SCHEMA = pa_json.ParseOptions(
             ("eval_tokens", pa.int64()),
             ("lr", pa.float64()),
             ("seconds", pa.float64()),
+            ("expert_load_max", pa.float64()),
+            ("expert_load_entropy", pa.float64()),
+            ("expert_dead", pa.float64()),
         ]
     )
 )
 _CURVE_COLUMNS = ["cell_id", "attempt", "budget", "N_flops", "seed", "step", "tokens", "flops",
-                  "train_loss", "eval_loss", "eval_tokens", "lr", "seconds"]  # fmt: skip
+                  "train_loss", "eval_loss", "eval_tokens", "lr", "seconds",
+                  "expert_load_max", "expert_load_entropy", "expert_dead"]  # fmt: skip
 
 
 def _known_sweeps(folder: SweepFolder) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 
 from models.attention import only
 from models.gpt import GPT
+from models.moe import watch_load
 from sweep.batches import documents
 from sweep.data import CellData, HeldOut
 from sweep.device import Device
@@ -35,14 +36,17 @@ class Validation:
     total: Evaluation  # the cell's loss: each source weighing as in training
     sources: dict[str, Evaluation]  # by name; more than one of a mixture
     extra: dict[str, Evaluation]  # sets of eval=
+    loads: tuple[list[int], ...] = ()  # of the cell's own tokens, those of each layer's experts
 
 
 def validate(model: GPT, data: CellData, device: Device) -> Validation:
     """Judge a trained model on every set, all rows that are asked for."""
-    sources = {h.name: evaluate(model, h, h.val_rows, device) for h in data.validation}
+    with watch_load(model) as loads:
+        sources = {h.name: evaluate(model, h, h.val_rows, device) for h in data.validation}
     extra = {h.name: evaluate(model, h, h.val_rows, device) for h in data.extra}
     weights = [h.weight for h in data.validation]
-    return Validation(combine(list(sources.values()), weights), sources, extra)
+    total = combine(list(sources.values()), weights)
+    return Validation(total, sources, extra, tuple(load.tolist() for load in loads))
 
 
 def evaluate_small(model: GPT, data: CellData, device: Device) -> Evaluation:

@@ -1,7 +1,7 @@
 """Signs that a loss is not what a law takes it for: each a column, and words where one is off."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweep.cell import Cell
@@ -30,6 +30,30 @@ def health_columns(
     }
 
 
+def load_columns(loads: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Columns about how a router spread validation tokens; none where there are no experts.
+
+    Entropy: -sum_e f_e log f_e / log E of each layer, f the shares of what its experts were sent;
+    1 is even, 0 all to one. A single expert is even.
+
+    Args:
+        loads: tokens sent to each expert, a list a layer.
+    """
+    if not loads:
+        return {}
+    shares = [[n / sum(load) for n in load] for load in loads]
+    entropies = [
+        -math.fsum(f * math.log(f) for f in s if f) / math.log(len(s)) if len(s) > 1 else 1.0
+        for s in shares
+    ]
+    every = [f for s in shares for f in s]
+    return {
+        "expert_load_max": max(every),
+        "expert_load_entropy": math.fsum(entropies) / len(entropies),
+        "expert_dead": every.count(0) / len(every),
+    }
+
+
 def complaints(row: Mapping[str, Any]) -> list[str]:
     """Say what a person should know before trusting a finished cell's loss.
 
@@ -50,6 +74,11 @@ def complaints(row: Mapping[str, Any]) -> list[str]:
         found.append(
             f"the batch of {row['batch_tokens']:,} tokens is above b_noise={noise:,.0f}: fewer, "
             "larger steps than the tokens are worth"
+        )
+    if row["expert_dead"] > 0:
+        found.append(
+            f"{row['expert_dead']:.1%} of the experts got no validation token, and one got "
+            f"{row['expert_load_max']:.0%} of a layer's: model.balance_loss spreads them"
         )
     if isinstance(row["suspect"], str):
         found.append(f"{row['suspect']}: above 1, so a clock or a peak is wrong")

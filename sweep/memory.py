@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from models.config import LOGITS, GPTConfig
+from models.config import LOGITS, MLP, GPTConfig
 from models.flops import count_params
 from sweep.cell import Cell
 from sweep.grid import Grid, Skip
@@ -21,7 +21,8 @@ def memory_needed(cfg: GPTConfig, rows: int, half: bool, pieces: bool = True) ->
     weight of the head, its gradient and their product with the loss's, where the loss is computed
     in pieces (models/loss.py). Measured on the model of this project: 75 to 81 (47 to 51) in
     layers; Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1) count 34 for GELU in float16
-    with dropout, from larger pieces.
+    with dropout, from larger pieces. Experts: all their weights, and for a token what
+    `_kept_of_experts` counts.
 
     Args:
         cfg: the shape.
@@ -34,7 +35,24 @@ def memory_needed(cfg: GPTConfig, rows: int, half: bool, pieces: bool = True) ->
     if pieces and logits > LOGITS:
         logits, of_head = LOGITS, 8 * head
     layers = (50 if half else 80) * cfg.n_layer * cfg.d_model * tokens
+    layers += cfg.n_layer * tokens * _kept_of_experts(cfg, half)
     return (18.0 if half else 16.0) * count_params(cfg).total + layers + 16 * logits + of_head
+
+
+def _kept_of_experts(cfg: GPTConfig, half: bool) -> float:
+    """Bytes that one layer's backward keeps of a token because of experts, beyond those of an MLP.
+
+    The numbers between two matrices, before and after the bend, in proportion to the width that
+    works on a token; its inputs and outputs once for each expert that it is sent to, and their
+    products with the router's weights; and four float32 for each of the router's logits.
+    """
+    if cfg.n_expert is None:
+        return 0.0
+    size = 2 if half else 4
+    active = (cfg.top_k + cfg.n_shared_expert) * cfg.expert_width
+    of_width = 4 if cfg.mlp is MLP.SWIGLU else 2
+    wider = of_width * (active - cfg.mlp_width)
+    return size * (wider + 3 * cfg.top_k * cfg.d_model) + 16.0 * cfg.n_expert
 
 
 def rows_that_fit(
@@ -52,7 +70,10 @@ def nearest_that_fits(cfg: GPTConfig, half: bool, memory_bytes: float) -> GPTCon
     for n_head in range(cfg.n_head, 0, -1):
         width = cfg.head_dim * n_head
         for n_layer in range(cfg.n_layer, 0, -1):
-            smaller = replace(cfg, n_layer=n_layer, d_model=width, n_head=n_head)
+            try:
+                smaller = replace(cfg, n_layer=n_layer, d_model=width, n_head=n_head)
+            except ValueError:  # key heads or experts do not divide this width
+                break
             if rows_that_fit(smaller, 1, half, memory_bytes):
                 return smaller
     return None

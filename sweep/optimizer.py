@@ -25,7 +25,32 @@ AdamW.step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
 
 
 class Muon(torch.optim.Muon):
-    """Torch's Muon (Jordan 2024; lr by Liu et al. 2025, arXiv:2502.16982), as AdamW above."""
+    """Torch's Muon (Jordan 2024; lr by Liu et al. 2025, arXiv:2502.16982), as AdamW above.
+
+    It takes matrices alone. The experts of a block are one tensor, so each of its matrices is a
+    parameter here that shares its numbers, and takes its part of the gradient before a step.
+    """
+
+    def __init__(self, weights: list[torch.nn.Parameter], **settings: Any) -> None:
+        parts = [(w, list(w.detach())) for w in weights if w.ndim == 3]
+        self.experts = parts
+        super().__init__(
+            [*(w for w in weights if w.ndim == 2), *(m for _, each in parts for m in each)],
+            **settings,
+        )
+
+    def take_gradients(self) -> None:
+        """Give each expert's matrix its own gradient."""
+        for weight, each in self.experts:
+            for matrix, grad in zip(each, weight.grad, strict=True):
+                matrix.grad = grad
+
+    def forget_gradients(self) -> None:
+        """Drop what `take_gradients` gave."""
+        for weight, each in self.experts:
+            weight.grad = None
+            for matrix in each:
+                matrix.grad = None
 
 
 for _name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
@@ -50,11 +75,13 @@ class MuonWithAdamW:
 
     def step(self) -> None:
         """One step of both."""
+        self.parts[0].take_gradients()
         for part in self.parts:
             part.step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of both."""
+        self.parts[0].forget_gradients()
         for part in self.parts:
             part.zero_grad(set_to_none)
 
@@ -71,8 +98,8 @@ class MuonWithAdamW:
 def make_optimizer(model: GPT, cell: Cell) -> torch.optim.Optimizer | MuonWithAdamW:
     """AdamW, or Muon for the matrices of the blocks and AdamW for the rest, by names.
 
-    Matrices decay at `lr`, tables and gains do not and have `lr_embedding`. Under Muon the head is a
-    matrix of AdamW's: its rows are tokens, not directions of one map.
+    Matrices decay at `lr`, tables and gains do not and have `lr_embedding`. Under Muon the head and
+    routers are matrices of AdamW's: their rows are tokens and experts, not directions of one map.
     """
     recipe = cell.recipe
     tables = {
@@ -82,7 +109,10 @@ def make_optimizer(model: GPT, cell: Cell) -> torch.optim.Optimizer | MuonWithAd
     ids = {id(p) for p in rest}
     matrices = {name: p for name, p in model.named_parameters() if id(p) not in ids}
     muon = recipe.optimizer is Optimizer.MUON
-    of_muon = {n: p for n, p in matrices.items() if muon and n.startswith("blocks.")}
+    of_muon = {
+        n: p for n, p in matrices.items()
+        if muon and n.startswith("blocks.") and not n.endswith("router.weight")
+    }  # fmt: skip
     of_adamw = [p for n, p in matrices.items() if n not in of_muon]
     groups = [
         {"params": of_adamw, "lr": recipe.lr, "weight_decay": recipe.weight_decay},

@@ -11,7 +11,7 @@ from sweep.data import CellData
 from sweep.data_columns import sets_column, sources_column
 from sweep.device import Device, describe
 from sweep.evaluate import Validation
-from sweep.health import health_columns
+from sweep.health import health_columns, load_columns
 from sweep.measure import Measurements, measured_columns
 
 
@@ -49,7 +49,7 @@ def make_record(
         **health_columns(
             cell, columns["train_loss"], ended.get("val_loss", float("nan")), finished
         ),
-        flop_source="formula",
+        flop_source="formula" if cell.model.n_expert is None else "formula, of active experts",
         python_version=env["versions"]["python"],
         numpy_version=env["versions"]["numpy"],
         git_sha=env["git_sha"],
@@ -76,4 +76,5 @@ def loss_columns(final: Validation) -> dict[str, Any]:
         "bpb": final.total.bpb,
         "bpb_se": final.total.bpb_se,
         "val_sets": sets_column(final),
+        **load_columns(final.loads),
     }

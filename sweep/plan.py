@@ -11,7 +11,7 @@ from rich.table import Table
 from conf.schema import AppConf
 from models.config import GPTConfig
 from sweep.amounts import duration, size_of
-from sweep.cell import Cell, si
+from sweep.cell import Cell, params_of, si
 from sweep.cells import cell_to_row
 from sweep.expectation import outlook_dict, print_outlook
 from sweep.predict import Cost, predict_cost, predict_wall
@@ -111,7 +111,8 @@ def _cell_table(resolved: Resolved, cells: Sequence[Cell]) -> Table:
     """One row a cell, budgets apart; the rule's batch where whole sequences are not that."""
     rounded = any(c.recipe.batch_tokens_asked is not None for c in cells)
     branches, shared = any(c.on_trunk for c in cells), shared_steps(resolved.grid.trained)
-    names = ["cell", "size", "N", "D", "C", *["spent", "from step"] * branches, "D/N", "steps", "warm-up", "batch", *["by rule"] * rounded,
+    experts = any(c.model.n_expert is not None for c in cells)
+    names = ["cell", "size", "N", *["N active", "N total"] * experts, "D", "C", *["spent", "from step"] * branches, "D/N", "steps", "warm-up", "batch", *["by rule"] * rounded,
              "lr", "time", "memory", "disk", "regime"]  # fmt: skip
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in names:
@@ -126,6 +127,7 @@ def _cell_table(resolved: Resolved, cells: Sequence[Cell]) -> Table:
             cell.id,
             cell.model.size_id,
             si(cell.N),
+            *[si(n) for n in (params_of(cell)["N_active"], params_of(cell)["N_total"])] * experts,
             si(cell.tokens),
             f"{cell.flops:.3g}",
             *[f"{_spent(cell, shared):.3g}", f"{shared[cell.id]:,}"] * branches,

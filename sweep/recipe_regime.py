@@ -76,6 +76,8 @@ class Regime:
         ]
         if schedule != self.schedule:
             ways.append(f"schedule {schedule} is not {self.schedule}")
+        if target.cfg.n_expert is not None:
+            ways.append("a mixture of experts is not dense")
         if optimizer.title != self.optimizer:
             ways.append(f"optimizer {optimizer.title} is not {self.optimizer}")
         return "; ".join(ways) or None

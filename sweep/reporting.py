@@ -194,7 +194,8 @@ def _frame(points: Points) -> pd.DataFrame:
     columns = ("N", "D", "C", "loss", "budget", "size_id", "name")
     found = {c: getattr(points, c) for c in columns}
     if points.other is not None:  # what laws beyond the fit may want
-        found |= {c: points.other[c].to_numpy() for c in COLUMNS if c in points.other}
+        wanted = (*COLUMNS, "N_active", "N_total")
+        found |= {c: points.other[c].to_numpy() for c in wanted if c in points.other}
     return pd.DataFrame(found)
 
 

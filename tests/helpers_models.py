@@ -1,16 +1,20 @@
 """Shapes of models for property tests."""
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from models.config import MLP, GPTConfig, Init, Norm, Positions
 
 
 @st.composite
-def any_config(draw, largest_d: int = 96, longest: int = 40) -> GPTConfig:
-    """Draw a shape with any choice of every option."""
+def any_config(
+    draw, largest_d: int = 96, longest: int = 40, experts: bool | None = None
+) -> GPTConfig:
+    """Draw a shape with any choice of every option; experts: True with, False without, None either."""
     G, R = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     half_K = draw(st.integers(1, max(1, largest_d // (2 * G * R))))
-    return GPTConfig(
+    dense = GPTConfig(
         n_layer=draw(st.integers(1, 2)),
         d_model=2 * half_K * G * R,
         n_head=G * R,
@@ -24,4 +28,16 @@ def any_config(draw, largest_d: int = 96, longest: int = 40) -> GPTConfig:
         qk_norm=draw(st.booleans()),
         z_loss=draw(st.sampled_from([0.0, 1e-4])),
         init=draw(st.sampled_from(Init)),
+    )
+    if experts is False or (experts is None and draw(st.booleans())):
+        return dense
+    n_expert, f = draw(st.integers(1, 6)), dense.mlp_width
+    return replace(
+        dense,
+        n_expert=n_expert,
+        top_k=draw(st.integers(1, n_expert)),
+        n_shared_expert=draw(st.integers(0, 2)),
+        granularity=draw(st.sampled_from([g for g in (1, 2, 4, 8) if f % g == 0])),
+        balance_loss=draw(st.sampled_from([0.0, 0.01])),
+        router_z_loss=draw(st.sampled_from([0.0, 0.001])),
     )

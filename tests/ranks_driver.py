@@ -2,7 +2,7 @@
 
     python ranks_driver.py JOB.json      (folders, runs) -> a JSON line for each run
 
-A run names ranks, micro_rows, a seed, and steps at which it stops and goes on with new trainers from
+A run names ranks, micro_rows, a seed, options of the model, and steps at which it stops and goes on with new trainers from
 its checkpoint. Four processes take part in all runs, one after another, so that torch is imported
 once each; that real followers do the same is tested by test_ranks.py.
 """
@@ -35,7 +35,8 @@ def life(
 ) -> dict:
     """Train one rank from step `first` to step `last`."""
     device = open_device(replace(CPU, ranks=run["ranks"], micro_rows=run["micro_rows"]))
-    cell = tiny_cell(STEPS, seed=run["seed"], batch_rows=10)  # over 4 ranks: 3, 3, 2 and 2
+    model = replace(MODEL, **run["model"])
+    cell = tiny_cell(STEPS, seed=run["seed"], model=model, batch_rows=10)  # of 4 ranks: 3, 3, 2, 2
     ranks = join(device, rank, store) if run["ranks"] > 1 else Ranks()
     trainer = Trainer(cell, rows, device, ranks=ranks)
     if first:

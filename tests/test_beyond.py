@@ -96,10 +96,11 @@ def test_tasks_experts_and_transfer_come_back_from_columns_of_the_table():
 
     N, D, G = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 3e9, 5), np.geomspace(1e9, 3e11, 4), [1, 4, 16]))  # fmt: skip
     loss = KRAJEWSKI.loss(KRAJEWSKI_64, N, D, granularity=G)
-    moe = pd.DataFrame({"N": N, "D": D, "loss": loss, "granularity": G, "experts": 64})
+    moe = pd.DataFrame({"N": N, "D": D, "loss": loss, "granularity": G, "n_expert": 64})
     assert "E 0.470, A 18.1, G 2.10, B 30.8" in said("mixture of experts (Kra", moe).says
     assert (
-        "several values of experts: here there is one" in said("mixture of experts (Cla", moe).needs
+        "several values of n_expert: here there is one"
+        in said("mixture of experts (Cla", moe).needs
     )
 
 

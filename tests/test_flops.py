@@ -2,10 +2,12 @@
 
 import csv
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers_models import any_config
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -23,6 +25,7 @@ from models.flops import (
 )
 from models.gpt import GPT
 from models.loss import mean_loss
+from models.moe import Experts, MoE
 from sweep.arguments import parse
 from sweep.tokens import VOCABULARY
 
@@ -123,9 +126,14 @@ def check_counts(cfg: GPTConfig) -> None:
     """Compare every convention of N with the parameters of the built module."""
     model, N = on_meta(cfg), count_params(cfg)
     tables = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)]
-    matmuls = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    matmuls = [m.weight for m in model.modules() if isinstance(m, (torch.nn.Linear, Experts))]
+    resting = sum(
+        (m.n_expert - m.top_k) * (m.up.weight[0].numel() + m.down.weight[0].numel())
+        for m in model.modules() if isinstance(m, MoE)
+    )  # fmt: skip
     everything = sum(p.numel() for p in model.parameters())
     assert N.total == everything
+    assert N.active == everything - resting
     assert N.matmul == sum(p.numel() for p in matmuls)
     assert N.embedding + N.positions == sum(p.numel() for p in tables)
     assert N.gains == sum(p.numel() for p in model.parameters() if p.ndim < 2)
@@ -169,7 +177,7 @@ def counted_flops(cfg: GPTConfig, attention: Attention, device: str, backward: b
 
 
 @settings(max_examples=30)
-@given(any_config())
+@given(any_config(experts=False))
 @example(GPT2)
 def test_palm_rule_is_exactly_what_torch_counts_for_every_choice_of_options(cfg):
     palm = cfg.seq_len * flops_per_token(cfg, FlopRule.PALM)
@@ -177,8 +185,48 @@ def test_palm_rule_is_exactly_what_torch_counts_for_every_choice_of_options(cfg)
     assert counted_flops(cfg, Attention.REFERENCE, "meta", backward=True) == palm
 
 
+@settings(max_examples=20)
+@given(any_config(experts=True), st.integers(1, 3))
+def test_palm_rule_is_exactly_what_torch_counts_of_experts_that_share_the_tokens_evenly(cfg, n):
+    """A twin on the meta device, whose grouped products are one batched product, which torch counts."""
+    cfg = replace(cfg, seq_len=n * cfg.n_expert)
+
+    def evenly(x_MC, weight, ends_E):
+        return torch.bmm(x_MC.view(cfg.n_expert, -1, x_MC.size(-1)), weight.mT).flatten(0, 1)
+
+    model = on_meta(cfg)
+    for block in model.blocks:
+        block.moe.multiply = evenly
+    tokens = torch.zeros(2, cfg.seq_len, dtype=torch.long, device="meta")
+    palm = 2 * cfg.seq_len * flops_per_token(cfg, FlopRule.PALM)
+    with FlopCounterMode(display=False) as counter:
+        logits = model(tokens)
+        assert 3 * counter.get_total_flops() == palm
+        logits.sum().backward()
+    assert counter.get_total_flops() == palm
+
+
+@settings(max_examples=10)
+@given(any_config(largest_d=32, longest=20, experts=True))
+def test_palm_rule_is_exactly_what_torch_counts_wherever_the_router_sends_tokens(cfg):
+    """Expert by expert, as in float64, torch sees each product; one that has no rows costs nothing."""
+    model = GPT(cfg, Attention.REFERENCE).double()
+    model.init_weights(0)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(2, cfg.seq_len, dtype=torch.long)).sum().backward()
+    assert counter.get_total_flops() == 2 * cfg.seq_len * flops_per_token(cfg, FlopRule.PALM)
+
+
+def test_torch_does_not_see_a_grouped_product():
+    """Why flop_source says that the formula counted."""
+    x, weight = torch.ones(6, 16), torch.ones(2, 16, 16)
+    with FlopCounterMode(display=False) as counter:
+        F.grouped_mm(x, weight.mT, offs=torch.tensor([2, 6], dtype=torch.int32))
+    assert counter.get_total_flops() == 0
+
+
 @settings(max_examples=12)
-@given(any_config(), st.integers(1, 5))
+@given(any_config(experts=False), st.integers(1, 5))
 def test_neither_packed_documents_nor_a_loss_in_pieces_change_what_is_counted(cfg, pieces):
     model, T = on_meta(cfg), cfg.seq_len
     logits_at_once = 2 * T * cfg.vocab_size // pieces
@@ -265,11 +313,13 @@ def test_rules_differ_by_what_they_leave_out(cfg):
     scores = 12 * cfg.n_layer * cfg.d_model * T
     by_rule = {rule: flops_per_token(cfg, rule) for rule in FlopRule}
     assert by_rule[FlopRule.PALM] - by_rule[FlopRule.PALM_CAUSAL] == scores / 2
-    assert by_rule[FlopRule.PALM] == 6 * (N.non_embedding - N.gains + N.head) + scores
+    active = N.matrices - N.resting
+    assert by_rule[FlopRule.PALM] == 6 * (active + N.head) + scores
+    assert by_rule[FlopRule.SIX_ND] == 6 * N.active
     assert by_rule[FlopRule.SIX_ND] - by_rule[FlopRule.KAPLAN] == 6 * (N.total - N.non_embedding)
     # Appendix F: two FLOPs a weight, two for each number of a logit and a reduction, 3 of softmax.
     attended = cfg.n_layer * (4 * T * cfg.d_model + 3 * cfg.n_head * T)
-    layers = 2 * N.matrices + attended
+    layers = 2 * active + attended
     assert chinchilla_layers_forward(cfg) == layers
     assert by_rule[FlopRule.CHINCHILLA] == 3 * (layers + 4 * cfg.vocab_size * cfg.d_model)
     for rule, flops in by_rule.items():

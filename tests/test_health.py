@@ -11,14 +11,15 @@ from helpers_cells import CPU, MODEL, data_settings, tiny_cell
 from results.record import NAN
 from sweep.data import open_data
 from sweep.device import open_device
-from sweep.health import complaints, health_columns
+from sweep.health import complaints, health_columns, load_columns
 from sweep.measure import Measurements
 from sweep.noise import GradientNorms, noise_scale
 from sweep.schedule import Schedule
 from sweep.train import Trainer
 
 HEALTHY = {"train_val_gap": 0.01, "val_loss": 2.0, "b_noise": 1e6, "epochs": 1.0, "spikes": 0,
-           "cooldown_done": True, "batch_tokens": 1024, "suspect": None}  # fmt: skip
+           "cooldown_done": True, "batch_tokens": 1024, "suspect": None, "expert_dead": NAN,
+           "expert_load_max": NAN}  # fmt: skip
 
 
 def test_health_is_said_in_columns():
@@ -30,6 +31,22 @@ def test_health_is_said_in_columns():
     assert math.isnan(stopped["train_val_gap"])
     flat = tiny_cell(24, schedule=Schedule.CONSTANT, decay_steps=0)
     assert health_columns(flat, 2.0, 2.0, finished=True)["cooldown_done"] is False
+
+
+def test_how_a_router_fares_is_said_in_columns():
+    even, skewed, single = [5, 5, 5, 5], [0, 9, 1, 0], [20]
+    columns = load_columns([even, skewed])
+    assert columns["expert_load_max"] == 0.9
+    assert columns["expert_dead"] == 2 / 8
+    entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1)) / math.log(4)
+    assert columns["expert_load_entropy"] == pytest.approx((1 + entropy) / 2)
+    assert load_columns([single]) == {
+        "expert_load_max": 1.0, "expert_load_entropy": 1.0, "expert_dead": 0.0}  # fmt: skip
+    assert load_columns([]) == {}
+    assert complaints(HEALTHY) == []
+    assert complaints({**HEALTHY, **load_columns([even])}) == []
+    (said,) = complaints({**HEALTHY, **columns})
+    assert said.startswith("25.0% of the experts got no validation token, and one got 90% of")
 
 
 def test_a_spike_is_a_loss_a_nat_above_the_running_mean_and_a_restart_keeps_the_count():

@@ -50,7 +50,7 @@ def test_moe_losses_are_the_formulas_of_their_papers():
     N, E = 1.3e9, 64.0
     saturated = 1 / (1 / (E - 1 + 1 / (1 / start - 1 / most)) + 1 / most)
     log10 = -a * np.log10(N) - b * np.log10(saturated) + c * np.log10(N) * np.log10(saturated) + d
-    assert CLARK.loss(CLARK_S_BASE, N, 1.0, experts=E) == pytest.approx(10**log10)
+    assert CLARK.loss(CLARK_S_BASE, N, 1.0, n_expert=E) == pytest.approx(10**log10)
     right = 0.47 + (2.1 / 8**0.58 + 18.1) / N**0.115 + 30.8 / 1e11**0.147
     assert KRAJEWSKI.loss(KRAJEWSKI_64, N, 1e11, granularity=8) == pytest.approx(right)
     S = 0.75

@@ -15,7 +15,8 @@ from helpers_cells import CPU, MODEL, data_settings, tiny_cell
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.config import LOGITS, GPTConfig
+from models.config import LOGITS, MLP, GPTConfig
+from models.flops import count_params
 from models.gpt import GPT
 from sweep.data import open_data
 from sweep.device import Device, check_replica, open_device
@@ -82,11 +83,21 @@ def test_rows_are_halved_until_they_fit(cfg, most, half, memory):
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize(
-    ("n_layer", "d_model", "vocab"), [(2, 64, 128), (4, 128, 128), (2, 64, 4096)]
+    ("n_layer", "d_model", "vocab", "options"),
+    [
+        (2, 64, 128, {}),
+        (4, 128, 128, {}),
+        (2, 64, 4096, {}),
+        (2, 64, 128, {"n_expert": 8}),
+        (2, 64, 128, {"n_expert": 8, "top_k": 4, "granularity": 1}),
+        (2, 64, 128, {"n_expert": 64, "top_k": 7, "n_shared_expert": 1, "mlp": MLP.SWIGLU}),
+    ],
 )
-def test_what_the_backward_keeps_is_what_the_formula_says(half, n_layer, d_model, vocab):
+def test_what_the_backward_keeps_is_what_the_formula_says(half, n_layer, d_model, vocab, options):
     """Saved tensors are a lower bound: gradients of logits come on top of them."""
-    cfg = GPTConfig(n_layer=n_layer, d_model=d_model, n_head=2, vocab_size=vocab, seq_len=128)
+    cfg = GPTConfig(
+        n_layer=n_layer, d_model=d_model, n_head=2, vocab_size=vocab, seq_len=128, **options
+    )
     device = open_device(CPU)
     model = GPT(cfg, device.attention)
     model.init_weights(0)
@@ -106,6 +117,18 @@ def test_what_the_backward_keeps_is_what_the_formula_says(half, n_layer, d_model
             model(rows_BT[:, :-1], None, rows_BT[:, 1:])
     predicted = memory_needed(cfg, 4, half) - memory_needed(cfg, 0, half)
     assert 0.3 < sum(kept.values()) / predicted < 1.05
+
+
+def test_experts_need_the_memory_of_all_of_them():
+    dense = GPTConfig(n_layer=2, d_model=64, n_head=2, vocab_size=128, seq_len=128)
+    sparse = replace(dense, n_expert=64)
+    resting = count_params(sparse).total - count_params(sparse).active
+    more = memory_needed(sparse, 0, False) - memory_needed(dense, 0, False)
+    assert 16 * resting < more < 17 * resting
+    # Three heads of a granularity that two do not divide: fewer layers of three, or nothing.
+    odd = replace(dense, d_model=96, n_head=3, n_expert=3, granularity=3)
+    assert why_too_large(odd, False, memory_needed(odd, 1, False) / USABLE - 1)
+    assert nearest_that_fits(odd, False, 1e4) is None
 
 
 def test_logits_in_pieces_are_charged_once_and_plain_ones_in_full():

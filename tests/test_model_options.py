@@ -10,7 +10,7 @@ from helpers_models import any_config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.config import GPTConfig
+from models.config import OF_EXPERTS, GPTConfig
 from results.store import read_records
 from sweep.cell import Cell
 from sweep.cells import cell_from_row, cell_to_row
@@ -90,7 +90,8 @@ def test_any_model_goes_through_a_row_and_back(cfg: GPTConfig, steps: int):
 
 def test_rows_written_before_there_were_options_still_name_their_cells():
     cell = tiny_cell()
-    later = {"norm", "mlp", "n_kv_head", "qk_norm", "z_loss", "init", "init_scale"}
+    later = {"norm", "mlp", "n_kv_head", "qk_norm", "z_loss", "init", "init_scale", *OF_EXPERTS,
+             "n_expert", "active_share"}  # fmt: skip
     row = {k: v for k, v in cell_to_row(cell).items() if k not in later}
     assert cell_from_row(row) == cell
 
@@ -102,7 +103,13 @@ def test_every_option_is_in_the_id_only_where_it_is_not_the_default():
         return cell.id
 
     assert id_of(n_kv_head=2) == id_of(n_kv_head=None) == id_of()
+    experts = {"n_expert": 4, "top_k": 2, "n_shared_expert": 0, "granularity": 2,
+               "balance_loss": 0.01, "router_z_loss": 0.001}  # fmt: skip
+    assert id_of(n_expert=4) == id_of(**experts)
     changed = [{"n_kv_head": 1}, {"qk_norm": True}, {"z_loss": 1e-4}, {"init_scale": 2.0}]
+    changed += [{"n_expert": 4}, {"n_expert": 8}]
+    changed += [experts | c for c in ({"top_k": 1}, {"n_shared_expert": 1}, {"granularity": 4},
+                                      {"balance_loss": 0.02}, {"router_z_loss": 0.0})]  # fmt: skip
     assert len({id_of(**c) for c in changed} | {id_of()}) == len(changed) + 1
 
 
@@ -113,6 +120,15 @@ BAD = [
     (["model.n_kv_head=3"], "model.ladder[0]: n_kv_head=3 does not divide n_head=2; n_kv_head may be 1, 2"),
     (["model.z_loss=-1e-4"], "model.ladder[0]: z_loss=-0.0001 must lie between 0 and 1"),
     (["model.init_scale=0"], "model.ladder[0]: init_scale=0 must lie between 0.001 and 1000"),
+    (["model.top_k=2"], "model.ladder[0]: top_k=2 is of experts, and a dense model has none: set n_expert, or leave it out"),
+    (["model.balance_loss=0"], "model.ladder[0]: balance_loss=0.0 is of experts, and a dense model has none"),
+    (["model.n_expert=0"], "model.ladder[0]: n_expert=0 must be at least 1"),
+    (["model.n_expert=4", "model.top_k=5"], "model.ladder[0]: top_k=5 is more than n_expert=4"),
+    (["model.n_expert=4", "model.top_k=0"], "model.ladder[0]: top_k=0 must be at least 1"),
+    (["model.n_expert=1"], "model.ladder[0]: top_k=2 is more than n_expert=1"),
+    (["model.n_expert=4", "model.n_shared_expert=-1"], "model.ladder[0]: n_shared_expert=-1 must be at least 0"),
+    (["model.n_expert=4", "model.n_shared_expert=1"], "granularity=3 (top_k + n_shared_expert where it is null) does not divide the MLP's width 64 at d_model=16; granularity may be 2, 4, 1"),
+    (["model.n_expert=4", "model.router_z_loss=2"], "model.ladder[0]: router_z_loss=2 must lie between 0 and 1"),
     (["hardware.attention=flash"], "hardware.attention=flash is unknown; it may be auto, cpu_flash"),
     (["hardware.cross_entropy=cce"], "hardware.cross_entropy=cce is unknown; it may be chunked"),
 ]  # fmt: skip

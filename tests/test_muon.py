@@ -9,6 +9,7 @@ from helpers_cli import tiny_grid
 from torch.optim._muon import _zeropower_via_newtonschulz
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.config import MLP
 from models.flops import orthogonalise_flops
 from models.gpt import GPT
 from results.store import read_records
@@ -32,6 +33,16 @@ def rows(shards, text_folder):
     return open_data(shards, data_settings(text_folder), MODEL.seq_len).train
 
 
+EXPERTS = {"n_expert": 4, "n_shared_expert": 2, "mlp": MLP.RELU2}
+
+
+def matrices(model: GPT):
+    """(name, matrix) of each that Muon steps; experts one by one."""
+    for name, p in model.named_parameters():
+        if name.startswith("blocks.") and p.ndim > 1 and not name.endswith("router.weight"):
+            yield from ((name, m) for m in (p if p.ndim == 3 else (p,)))
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_it_steps_the_matrices_of_the_blocks_and_adamw_all_else(tied):
     cfg = replace(MODEL, tied=tied, qk_norm=True)
@@ -50,14 +61,44 @@ def test_it_steps_the_matrices_of_the_blocks_and_adamw_all_else(tied):
     assert [name_of[id(p)] for g in decayed for p in g] == ([] if tied else ["head.weight"])
 
 
-@pytest.mark.parametrize("options", [{}, {"mlp": "swiglu", "n_kv_head": 1}])
+def test_each_expert_is_a_matrix_of_its_own_and_the_router_adamws(rows):
+    cfg = replace(MODEL, **EXPERTS)
+    cell = muon_cell(4, model=cfg)
+    trainer = Trainer(cell, rows, open_device(CPU))
+    muon, adamw = trainer.optimizer.parts
+    stepped = {p.data_ptr(): p.shape for g in muon.param_groups for p in g["params"]}
+    assert stepped == {m.data_ptr(): m.shape for _, m in matrices(trainer.model)}
+    routers = {block.moe.router.weight for block in trainer.model.blocks}
+    assert routers < {p for g in adamw.param_groups for p in g["params"] if g["weight_decay"]}
+    trainer.train_step()  # so that no matrix is zero
+    rows_BT = torch.randint(128, (4, 33), generator=torch.Generator().manual_seed(1))
+    trainer.loss(rows_BT).objective.backward()
+    alone = []
+    for name, p in trainer.model.named_parameters():
+        if name.endswith(("moe.up.weight", "moe.down.weight")):
+            for m, grad in zip(p.detach(), p.grad, strict=True):
+                alone.append(torch.nn.Parameter(m.clone()))
+                alone[-1].grad = grad.clone()
+    trainer.optimizer.parts[0].state.clear()
+    group = muon.param_groups[0]
+    kept = ("lr", "weight_decay", "momentum", "adjust_lr_fn")
+    torch.optim.Muon(alone, **{k: group[k] for k in kept}).step()
+    trainer.optimizer.step()
+    together = [m for name, m in matrices(trainer.model) if "moe.up" in name or "moe.down" in name]
+    assert len(together) == 2 * 2 * cfg.n_expert
+    for m, own in zip(together, alone, strict=True):
+        assert torch.equal(m, own)
+    trainer.optimizer.zero_grad()
+    assert all(p.grad is None for p in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("options", [{}, {"mlp": MLP.SWIGLU, "n_kv_head": 1}, EXPERTS])
 def test_its_price_is_what_torch_counts(options):
     cfg = replace(MODEL, **options)
     model = GPT(cfg, open_device(CPU).attention)
     with FlopCounterMode(display=False) as counter:
-        for name, p in model.named_parameters():
-            if name.startswith("blocks.") and p.ndim == 2:
-                _zeropower_via_newtonschulz(p.detach(), (3.4445, -4.775, 2.0315), 5, 1e-7)
+        for _, m in matrices(model):
+            _zeropower_via_newtonschulz(m.detach(), (3.4445, -4.775, 2.0315), 5, 1e-7)
     assert counter.get_total_flops() == orthogonalise_flops(cfg)
 
 
@@ -74,14 +115,16 @@ def test_the_first_update_of_a_matrix_is_nearly_orthogonal(rows):
     assert values.max() < 1.6
 
 
-def test_a_run_that_is_stopped_goes_on_to_the_same_bits(rows):
-    whole = Trainer(muon_cell(8), rows, open_device(CPU))
+@pytest.mark.parametrize("options", [{}, EXPERTS])
+def test_a_run_that_is_stopped_goes_on_to_the_same_bits(rows, options):
+    cell = muon_cell(8, model=replace(MODEL, **options))
+    whole = Trainer(cell, rows, open_device(CPU))
     losses = [whole.train_step().item() for _ in range(8)]
-    first = Trainer(muon_cell(8), rows, open_device(CPU))
+    first = Trainer(cell, rows, open_device(CPU))
     assert isinstance(first.optimizer, MuonWithAdamW)
     for _ in range(3):
         first.train_step()
-    second = Trainer(muon_cell(8), rows, open_device(CPU))
+    second = Trainer(cell, rows, open_device(CPU))
     second.restore(first.state())
     assert [second.train_step().item() for _ in range(5)] == losses[3:]
     second.start_over()

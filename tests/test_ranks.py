@@ -22,12 +22,14 @@ from sweep.folder import SweepFolder
 
 TESTS = Path(__file__).parent
 CELL = tiny_cell(12, batch_rows=10)
+EXPERTS = {"n_expert": 4, "n_shared_expert": 2}
 
 
 def drive(text_folder, shards, folder, runs: dict[str, dict]) -> dict[str, dict]:
     """Train the runs in forked ranks; returns what rank 0 of each saw."""
     job = folder / "job.json"
-    filled = [{"micro_rows": None, "seed": 0, "stops": [], **run} for run in runs.values()]
+    common = {"micro_rows": None, "seed": 0, "model": {}, "stops": []}
+    filled = [common | run for run in runs.values()]
     job.write_text(json.dumps({"text": str(text_folder), "shards": str(shards), "runs": filled}))
     done = subprocess.run(
         [sys.executable, TESTS / "ranks_driver.py", job],
@@ -57,11 +59,17 @@ def test_any_split_gives_the_losses_of_none_and_its_own_bits_again(text_folder, 
             "four in parts, stopped": {"ranks": 4, "micro_rows": 2, "stops": [1, 8]},
             "four again": {"ranks": 4},
             "another seed": {"ranks": 4, "seed": 1},
+            "experts": {"ranks": 1, "model": EXPERTS},
+            "experts in parts": {"ranks": 1, "micro_rows": 4, "model": EXPERTS},
+            "experts, two, stopped": {"ranks": 2, "stops": [5], "model": EXPERTS},
+            "experts, two": {"ranks": 2, "model": EXPERTS},
         },
     )
     for name, run in saw.items():
         assert len(run["weights"]) == 1, f"{name}: the ranks ended with different weights"
-        if name != "another seed":
+        if name.startswith("experts"):
+            assert run["losses"] == pytest.approx(saw["experts"]["losses"], rel=1e-5)
+        elif name != "another seed":
             assert run["losses"] == pytest.approx(saw["one"]["losses"], rel=1e-5)
     for name, same in (
         ("one in parts, stopped", "one in parts"),
@@ -69,6 +77,7 @@ def test_any_split_gives_the_losses_of_none_and_its_own_bits_again(text_folder, 
         ("two, stopped", "two"),
         ("four again", "four"),
         ("four in parts, stopped", "four in parts"),
+        ("experts, two, stopped", "experts, two"),
     ):
         assert saw[name] == saw[same], name
     assert [saw[name]["micro_rows"] for name in ("one", "two", "four")] == [10, 5, 3]
