@@ -86,6 +86,12 @@ class ModelConf:
     """zero_out, fan_in or gpt2: how the weights are drawn."""
     init_scale: float = 1.0
     """Factor on the standard deviation of every draw."""
+    parametrisation: str = "standard"
+    """standard, mup or completep: how start, multipliers and steps follow the shape."""
+    base_d_model: int | None = None
+    """mup, completep: width at which the recipe's learning rates, decay and epsilon hold."""
+    base_n_layer: int | None = None
+    """completep: layers at which they do."""
 
 
 @dataclass

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from models.config import MLP, GPTConfig, Init, Norm, Positions
+from models.config import MLP, GPTConfig, Init, Norm, Parametrisation, Positions
 from models.flops import FlopRule
 from results.record import Probe
 from sweep.cell import Cell, DataRef, flops_of, params_of
@@ -14,7 +14,14 @@ from sweep.recipe_regime import Optimizer
 from sweep.schedule import Schedule
 
 _SIZES = ("n_layer", "d_model", "n_head", "vocab_size", "seq_len")
-_NAMED = {"positions": Positions, "norm": Norm, "mlp": MLP, "init": Init}
+_NAMED = {
+    "positions": Positions,
+    "norm": Norm,
+    "mlp": MLP,
+    "init": Init,
+    "parametrisation": Parametrisation,
+}
+_COUNTS = ("n_kv_head", "base_d_model", "base_n_layer")  # None where they do not apply
 _CHOICES = _NAMED | {"tied": bool, "qk_norm": bool, "z_loss": float, "init_scale": float}
 
 
@@ -45,6 +52,7 @@ def cell_to_row(cell: Cell) -> dict[str, Any]:
         "schedule": str(cell.recipe.schedule),
         "optimizer": str(cell.recipe.optimizer),
         "optimizer_flops": cell.optimizer_flops,
+        "lr_blocks": cell.lr_blocks,
         "recipe_outside_regime": cell.outside_regime,
         "seed": cell.seed,
         "probe": None if cell.probe is None else str(cell.probe),
@@ -124,9 +132,8 @@ def _model_to_row(cfg: GPTConfig) -> dict[str, Any]:
 def _model_from_row(row: Mapping[str, Any]) -> GPTConfig:
     given: dict[str, Any] = {k: int(row[k]) for k in _SIZES}
     given |= {k: kind(row[k]) for k, kind in _CHOICES.items() if k in row}  # some came later
-    kv_heads = row.get("n_kv_head")
-    if kv_heads is not None and not math.isnan(kv_heads):  # NaN where pandas reads null
-        given["n_kv_head"] = int(kv_heads)
+    counts = {name: _number_or_none(row.get(name)) for name in _COUNTS}
+    given |= {name: int(count) for name, count in counts.items() if count is not None}
     return GPTConfig(**given)
 
 

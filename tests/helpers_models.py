@@ -2,13 +2,15 @@
 
 from hypothesis import strategies as st
 
-from models.config import MLP, GPTConfig, Init, Norm, Positions
+from models.config import MLP, GPTConfig, Init, Norm, Parametrisation, Positions
 
 
 @st.composite
 def any_config(draw, largest_d: int = 96, longest: int = 40) -> GPTConfig:
     """Draw a shape with any choice of every option."""
     G, R = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    kind = draw(st.sampled_from(Parametrisation))
+    base = st.integers(1, 64)
     half_K = draw(st.integers(1, max(1, largest_d // (2 * G * R))))
     return GPTConfig(
         n_layer=draw(st.integers(1, 2)),
@@ -24,4 +26,7 @@ def any_config(draw, largest_d: int = 96, longest: int = 40) -> GPTConfig:
         qk_norm=draw(st.booleans()),
         z_loss=draw(st.sampled_from([0.0, 1e-4])),
         init=draw(st.sampled_from(Init)),
+        parametrisation=kind,
+        base_d_model=None if kind is Parametrisation.STANDARD else draw(base),
+        base_n_layer=draw(base) if kind is Parametrisation.COMPLETEP else None,
     )
