@@ -99,6 +99,12 @@ class ModelConf:
     """Weight of the loss that spreads tokens over experts, in training alone; null: .01."""
     router_z_loss: float | None = None
     """Weight of the mean square of the router's log(Z), in training alone; null: .001."""
+    parametrisation: str = "standard"
+    """standard, mup or completep: how start, multipliers and steps follow the shape."""
+    base_d_model: int | None = None
+    """mup, completep: width at which the recipe's learning rates, decay and epsilon hold."""
+    base_n_layer: int | None = None
+    """completep: layers at which they do."""
 
 
 @dataclass

@@ -34,6 +34,14 @@ class Init(StrEnum):
     GPT2 = "gpt2"
 
 
+class Parametrisation(StrEnum):
+    """How start, multipliers and steps follow a growing shape: models/parametrisation.py."""
+
+    STANDARD = "standard"
+    MUP = "mup"
+    COMPLETEP = "completep"
+
+
 class Attention(StrEnum):
     """Implementations of causal attention; what each needs: models/kernel_rules.py."""
 
@@ -76,7 +84,7 @@ class GPTConfig:
     Raises:
         ValueError: a size is not positive, heads do not divide what they share, rotary positions
             are asked for with an odd head, a coefficient is out of range, experts do not divide
-            the MLP, or something of experts is asked without any.
+            the MLP, something of experts is asked without any, or a base shape is missing or unused.
     """
 
     n_layer: int
@@ -99,6 +107,9 @@ class GPTConfig:
     granularity: int | None = None  # width of the dense MLP over that of an expert
     balance_loss: float | None = None  # weights of the router's losses
     router_z_loss: float | None = None
+    parametrisation: Parametrisation = Parametrisation.STANDARD
+    base_d_model: int | None = None  # width at which it is the standard one, but for attention
+    base_n_layer: int | None = None  # completep: the depth of that
 
     def __post_init__(self) -> None:
         for name in ("n_layer", "d_model", "n_head", "vocab_size", "seq_len"):
@@ -127,6 +138,7 @@ class GPTConfig:
                     f"{name}={getattr(self, name):g} must lie between {low:g} and {high:g}"
                 )
         self._check_experts()
+        self._check_base()
 
     def _check_experts(self) -> None:
         """Fill in what is not said of experts, and refuse what makes none."""
@@ -160,6 +172,30 @@ class GPTConfig:
         for name in ("balance_loss", "router_z_loss"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name):g} must lie between 0 and 1")
+
+    def _check_base(self) -> None:
+        """Hold the base shape to the parametrisation: what it reads, and nothing that it does not."""
+        kind, grows = self.parametrisation, ("mup", "completep")
+        for name, readers in (("base_d_model", grows), ("base_n_layer", grows[1:])):
+            value = getattr(self, name)
+            if kind in readers and value is None:
+                raise ValueError(
+                    f"parametrisation={kind} needs model.{name}, the {name.removeprefix('base_')} at "
+                    "which the recipe's numbers hold"
+                )
+            if kind not in readers and value is not None:
+                raise ValueError(
+                    f"{name}={value} is not used by parametrisation={kind}: leave it out "
+                    f"(model.{name}=null where a file sets it), or model.parametrisation="
+                    f"{' or '.join(readers)}"
+                )
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if kind != "standard" and self.n_expert is not None:
+            raise ValueError(
+                f"parametrisation={kind} says nothing of routers and experts: leave out n_expert, "
+                "or take model.parametrisation=standard"
+            )
 
     @property
     def head_dim(self) -> int:

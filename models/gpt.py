@@ -14,6 +14,7 @@ from models.config import Attention, CrossEntropy, GPTConfig, Init, Norm, Positi
 from models.loss import Loss, mean_loss, token_losses
 from models.mlp import bend, up_width
 from models.moe import MoE, Routing, with_router_losses
+from models.parametrisation import branch_factor, factors, output_factor, query_factor
 
 _EPS = 1e-5  # of every norm
 
@@ -28,7 +29,7 @@ class SelfAttention(nn.Module):
         width = (cfg.n_head + 2 * cfg.kv_heads) * cfg.head_dim
         self.qkv = nn.Linear(cfg.d_model, width, bias=False)
         self.out = nn.Linear(cfg.d_model, cfg.d_model, bias=False)
-        self.qk_norm = cfg.qk_norm
+        self.qk_norm, self.q_factor = cfg.qk_norm, query_factor(cfg)
         if cfg.qk_norm:
             self.q_norm = nn.RMSNorm(cfg.head_dim, eps=_EPS)
             self.k_norm = nn.RMSNorm(cfg.head_dim, eps=_EPS)
@@ -44,15 +45,20 @@ class SelfAttention(nn.Module):
         if turn_TK2 is not None:
             qk = rotate(qk, turn_TK2)
         q, k = qk.split((H, G), dim=2)
+        if self.q_factor != 1:
+            q = q * self.q_factor  # every kernel divides scores by sqrt(K)
         return self.out(attention(q, k, v, self.implementation, within).flatten(-2))
 
 
 class Block(nn.Module):
-    """x + attention(norm x), then x + MLP(norm x), or experts in its place."""
+    """x + f attention(norm x), then x + f MLP(norm x), or experts in its place.
+
+    f is 1 but under CompleteP.
+    """
 
     def __init__(self, cfg: GPTConfig, implementation: Attention) -> None:
         super().__init__()
-        self.mlp = cfg.mlp
+        self.mlp, self.branch_factor = cfg.mlp, branch_factor(cfg)
         self.norm_1 = make_norm(cfg)
         self.attn = SelfAttention(cfg, implementation)
         self.norm_2 = make_norm(cfg)
@@ -69,13 +75,15 @@ class Block(nn.Module):
         routed: list[Routing] | None = None,
     ) -> Tensor:
         """(B, T, C) -> (B, T, C); what a router did is added to `routed`."""
-        x_BTC = x_BTC + self.attn(self.norm_1(x_BTC), turn_TK2, within)
+        attended = self.attn(self.norm_1(x_BTC), turn_TK2, within)
+        x_BTC = torch.add(x_BTC, attended, alpha=self.branch_factor)
         if self.moe is None:
-            return x_BTC + self.down(bend(self.mlp, self.up(self.norm_2(x_BTC))))
-        y_BTC, routing = self.moe(self.norm_2(x_BTC))
-        if routed is not None:
-            routed.append(routing)
-        return x_BTC + y_BTC
+            y_BTC = self.down(bend(self.mlp, self.up(self.norm_2(x_BTC))))
+        else:
+            y_BTC, routing = self.moe(self.norm_2(x_BTC))
+            if routed is not None:
+                routed.append(routing)
+        return torch.add(x_BTC, y_BTC, alpha=self.branch_factor)
 
 
 class GPT(nn.Module):
@@ -94,7 +102,7 @@ class GPT(nn.Module):
         learned = cfg.positions is Positions.LEARNED
         self.positions = nn.Embedding(cfg.seq_len, cfg.d_model) if learned else None
         self.blocks = nn.ModuleList(Block(cfg, implementation) for _ in range(cfg.n_layer))
-        self.norm = make_norm(cfg)
+        self.norm, self.output_factor = make_norm(cfg), output_factor(cfg)
         self.head = nn.Linear(cfg.d_model, cfg.vocab_size, bias=False)
         if cfg.tied:
             self.head.weight = self.embed.weight
@@ -148,7 +156,8 @@ class GPT(nn.Module):
             x_BTC = x_BTC + self.positions.weight[:T]
         for block in self.blocks:
             x_BTC = block(x_BTC, turn_TK2, within, routed)
-        return self.norm(x_BTC)
+        x_BTC = self.norm(x_BTC)
+        return x_BTC if self.output_factor == 1 else x_BTC * self.output_factor
 
     def ready_to_compile(self) -> None:
         """Have a compiler leave alone what it can't know; imports it, which takes a second."""
@@ -167,6 +176,8 @@ class GPT(nn.Module):
         - gpt2: everything from N(0, (.02 s)^2), the last matrices from N(0, (.02 s)^2 / 2L)
           (Radford et al. 2019, section 2.3).
 
+        Under muP and CompleteP each spread has a factor: models/parametrisation.py.
+
         The draw comes from one CPU generator in the order of the modules, so it depends on the
         seed alone.
         """
@@ -182,7 +193,7 @@ class GPT(nn.Module):
                 p.copy_(torch.empty(p.shape).normal_(0, sd, generator=generator))
 
     def _start_sd(self, name: str, p: Tensor) -> float:
-        init, scale = self.cfg.init, self.cfg.init_scale
+        init, scale = self.cfg.init, self.cfg.init_scale * factors(self.cfg, name).sd
         sd = scale * (0.02 if init is Init.GPT2 else p.size(-1) ** -0.5)
         if not name.endswith(("out.weight", "down.weight")):
             return sd

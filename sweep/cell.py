@@ -11,6 +11,7 @@ from functools import cached_property
 
 from models.config import GPTConfig
 from models.flops import FlopRule, N_flops, count_params, flops_per_token, orthogonalise_flops
+from models.parametrisation import growth
 from results.record import Probe
 from sweep.recipe import Recipe, outside_regime
 from sweep.recipe_regime import Optimizer, Target
@@ -67,6 +68,11 @@ class Cell:
         """FLOPs of Muon's orthogonalisation over all steps; 0 under AdamW. Not in C."""
         muon = self.recipe.optimizer is Optimizer.MUON
         return self.steps * orthogonalise_flops(self.model) if muon else 0.0
+
+    @property
+    def lr_blocks(self) -> float:
+        """Peak learning rate of the blocks' matrices: the recipe's, over m_d under muP."""
+        return self.recipe.lr / growth(self.model)[0]
 
     @property
     def outside_regime(self) -> str | None:

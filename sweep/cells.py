@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from models.config import MLP, GPTConfig, Init, Norm, Positions
+from models.config import MLP, GPTConfig, Init, Norm, Parametrisation, Positions
 from models.flops import FlopRule
 from results.record import Probe
 from sweep.cell import Cell, DataRef, flops_of, params_of
@@ -14,9 +14,17 @@ from sweep.recipe_regime import Optimizer
 from sweep.schedule import Schedule
 
 _SIZES = ("n_layer", "d_model", "n_head", "vocab_size", "seq_len")
-_NAMED = {"positions": Positions, "norm": Norm, "mlp": MLP, "init": Init}
-_OF_EXPERTS = {"n_expert": int, "top_k": int, "n_shared_expert": int, "granularity": int,
-               "balance_loss": float, "router_z_loss": float}  # fmt: skip
+_NAMED = {
+    "positions": Positions,
+    "norm": Norm,
+    "mlp": MLP,
+    "init": Init,
+    "parametrisation": Parametrisation,
+}
+_WHERE_IT_APPLIES = {  # elsewhere None
+    "n_kv_head": int, "base_d_model": int, "base_n_layer": int, "n_expert": int, "top_k": int,
+    "n_shared_expert": int, "granularity": int, "balance_loss": float, "router_z_loss": float,
+}  # fmt: skip
 _CHOICES = _NAMED | {"tied": bool, "qk_norm": bool, "z_loss": float, "init_scale": float}
 
 
@@ -47,6 +55,7 @@ def cell_to_row(cell: Cell) -> dict[str, Any]:
         "schedule": str(cell.recipe.schedule),
         "optimizer": str(cell.recipe.optimizer),
         "optimizer_flops": cell.optimizer_flops,
+        "lr_blocks": cell.lr_blocks,
         "recipe_outside_regime": cell.outside_regime,
         "seed": cell.seed,
         "probe": None if cell.probe is None else str(cell.probe),
@@ -120,14 +129,16 @@ def _rebuild(row: Mapping[str, Any]) -> Cell:
 
 def _model_to_row(cfg: GPTConfig) -> dict[str, Any]:
     row = dataclasses.asdict(cfg) | {"head_dim": cfg.head_dim, "active_share": cfg.active_share}
-    unset = {k: math.nan for k, kind in _OF_EXPERTS.items() if kind is float and row[k] is None}
+    unset = {
+        k: math.nan for k, kind in _WHERE_IT_APPLIES.items() if kind is float and row[k] is None
+    }
     return row | unset | {name: str(row[name]) for name in _NAMED}
 
 
 def _model_from_row(row: Mapping[str, Any]) -> GPTConfig:
     given: dict[str, Any] = {k: int(row[k]) for k in _SIZES}
     given |= {k: kind(row[k]) for k, kind in _CHOICES.items() if k in row}  # some came later
-    for name, kind in {"n_kv_head": int, **_OF_EXPERTS}.items():
+    for name, kind in _WHERE_IT_APPLIES.items():
         value = _number_or_none(row.get(name))
         given[name] = None if value is None else kind(value)
     return GPTConfig(**given)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from models.gpt import GPT
+from models.parametrisation import factors
 from sweep.cell import Cell
 from sweep.recipe_regime import Optimizer
 
@@ -100,26 +101,26 @@ def make_optimizer(model: GPT, cell: Cell) -> torch.optim.Optimizer | MuonWithAd
 
     Matrices decay at `lr`, tables and gains do not and have `lr_embedding`. Under Muon the head and
     routers are matrices of AdamW's: their rows are tokens and experts, not directions of one map.
+    Each group is split where muP or CompleteP has its parameters step differently.
     """
     recipe = cell.recipe
     tables = {
         id(p) for m in (model.embed, model.positions) if m is not None for p in m.parameters()
     }
-    rest = [p for p in model.parameters() if p.ndim < 2 or id(p) in tables]
-    ids = {id(p) for p in rest}
-    matrices = {name: p for name, p in model.named_parameters() if id(p) not in ids}
+    named = dict(model.named_parameters())
+    rest = {name: p for name, p in named.items() if p.ndim < 2 or id(p) in tables}
+    matrices = {name: p for name, p in named.items() if name not in rest}
     muon = recipe.optimizer is Optimizer.MUON
     of_muon = {
         n: p for n, p in matrices.items()
         if muon and n.startswith("blocks.") and not n.endswith("router.weight")
     }  # fmt: skip
-    of_adamw = [p for n, p in matrices.items() if n not in of_muon]
+    of_adamw = {n: p for n, p in matrices.items() if n not in of_muon}
     groups = [
-        {"params": of_adamw, "lr": recipe.lr, "weight_decay": recipe.weight_decay},
-        {"params": rest, "lr": recipe.lr_embedding, "weight_decay": 0.0},
+        *_groups(of_adamw, recipe.lr, recipe.weight_decay, cell),
+        *_groups(rest, recipe.lr_embedding, 0.0, cell),
     ]
-    betas = (recipe.beta1, recipe.beta2)
-    adamw = AdamW([g for g in groups if g["params"]], betas=betas, eps=recipe.eps, fused=True)
+    adamw = AdamW(groups, betas=(recipe.beta1, recipe.beta2), fused=True)
     if not muon:
         return adamw
     return MuonWithAdamW(
@@ -127,6 +128,20 @@ def make_optimizer(model: GPT, cell: Cell) -> torch.optim.Optimizer | MuonWithAd
              momentum=recipe.momentum, adjust_lr_fn=recipe.adjust_lr_fn),
         adamw,
     )  # fmt: skip
+
+
+def _groups(
+    named: dict[str, torch.nn.Parameter], lr: float, weight_decay: float, cell: Cell
+) -> list[dict[str, Any]]:
+    """Return one group for each set of factors; in the standard parametrisation one, or none."""
+    alike: dict[tuple[float, float, float], list[torch.nn.Parameter]] = {}
+    for name, p in named.items():
+        of = factors(cell.model, name)
+        alike.setdefault((of.lr, of.weight_decay, of.eps), []).append(p)
+    return [
+        {"params": ps, "lr": lr * x, "weight_decay": weight_decay * y, "eps": cell.recipe.eps * z}
+        for (x, y, z), ps in alike.items()
+    ]
 
 
 def forget(optimizer: torch.optim.Optimizer | MuonWithAdamW) -> None:

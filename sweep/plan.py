@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from conf.schema import AppConf
-from models.config import GPTConfig
+from models.config import GPTConfig, Parametrisation
 from sweep.amounts import duration, size_of
 from sweep.cell import Cell, params_of, si
 from sweep.cells import cell_to_row
@@ -208,7 +208,19 @@ def _recipe_line(cells: Sequence[Cell]) -> str:
     return (
         f"recipe={r.rule}: schedule {r.schedule}, floor {over_cells('lr_floor')}, {muon}AdamW betas "
         f"{r.beta1:g} {over_cells('beta2')}, eps {over_cells('eps')}, weight decay "
-        f"{over_cells('weight_decay')}, clip {r.grad_clip:g}. {fitted}"
+        f"{over_cells('weight_decay')}, clip {r.grad_clip:g}. {_at_base(cells)}{fitted}"
+    )
+
+
+def _at_base(cells: Sequence[Cell]) -> str:
+    """Say which learning rate the table shows where blocks have another."""
+    cfg = cells[0].model
+    if cfg.parametrisation is Parametrisation.STANDARD:
+        return ""
+    rates = sorted(c.lr_blocks for c in cells)
+    return (
+        f"lr is that at d_model={cfg.base_d_model}: matrices of blocks have it x {cfg.base_d_model}/d_model, "
+        f"{rates[0]:.3g}..{rates[-1]:.3g}. "
     )
 
 

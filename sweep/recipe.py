@@ -8,6 +8,8 @@ transfer bends the law.
 from dataclasses import dataclass, replace
 from typing import Any
 
+from models.config import Parametrisation
+from models.parametrisation import base_shape
 from sweep.recipe_regime import Optimizer, Target
 from sweep.recipe_rules import RULES, Choice, nine_digits
 from sweep.schedule import Schedule
@@ -143,8 +145,18 @@ _RANGES = (
 
 
 def choose(settings: RecipeSettings, target: Target) -> Choice:
-    """Return what the rule gives: known before D is rounded to whole steps of its batch."""
+    """Return what the rule gives: known before D is rounded to whole steps of its batch.
+
+    Under muP the learning rates, and a floor that goes with them, are those that the rule gives the
+    base shape at this D; models/parametrisation.py has the factors of each parameter on them.
+
+    Raises:
+        ValueError: the base width has no heads like those of the size.
+    """
     choice = RULES[settings.rule].choose(settings, target)
+    if target.cfg.parametrisation is not Parametrisation.STANDARD:
+        base = RULES[settings.rule].choose(settings, replace(target, cfg=base_shape(target.cfg)))
+        choice = replace(choice, lr=base.lr, lr_embedding=base.lr_embedding, lr_floor=base.lr_floor)
     if settings.timescale is None:
         return choice
     return replace(choice, weight_decay=_decay_by_timescale(settings.timescale, choice, target))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from models.config import GPTConfig
+from models.config import GPTConfig, Parametrisation
 from models.flops import FlopRule, N_flops, count_params, flops_per_token
 
 Range = tuple[float, float]
@@ -80,6 +80,8 @@ class Regime:
             ways.append("a mixture of experts is not dense")
         if optimizer.title != self.optimizer:
             ways.append(f"optimizer {optimizer.title} is not {self.optimizer}")
+        if target.cfg.parametrisation is not Parametrisation.STANDARD:
+            ways.append(f"parametrisation {target.cfg.parametrisation} is not standard")
         return "; ".join(ways) or None
 
     def in_words(self) -> str:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 from analysis.design_prior import Prior, PriorError, load_prior
 from conf.schema import AppConf, HardwareConf, RunConf
-from models.config import MLP, GPTConfig, Init, Norm, Positions
+from models.config import MLP, GPTConfig, Init, Norm, Parametrisation, Positions
 from sweep.cells_file import GridInputs, read_cells
 from sweep.data import DataSettings
 from sweep.data_resolve import DataHandling, resolve_data
@@ -17,6 +17,7 @@ from sweep.memory import without_too_large
 from sweep.predict import Rates
 from sweep.probes import with_probes
 from sweep.recipe import RecipeSettings
+from sweep.recipe_regime import Optimizer
 from sweep.settings import HardwareSettings, RunSettings
 
 
@@ -52,6 +53,7 @@ def resolve(app: AppConf) -> Resolved:
             RecipeSettings(**asdict(app.recipe)),
             data.ref,
         )
+        _refuse_muon_under_mup(inputs)
         rates = _rates(app.hardware)
         if app.grid.cells is not None:
             return Resolved(
@@ -115,7 +117,13 @@ def run_settings(conf: RunConf) -> RunSettings:
         raise UsageError(str(e)) from None
 
 
-_NAMED = {"positions": Positions, "norm": Norm, "mlp": MLP, "init": Init}
+_NAMED = {
+    "positions": Positions,
+    "norm": Norm,
+    "mlp": MLP,
+    "init": Init,
+    "parametrisation": Parametrisation,
+}
 
 
 def _ladder(app: AppConf, vocab_size: int) -> list[GPTConfig]:
@@ -138,6 +146,16 @@ def _ladder(app: AppConf, vocab_size: int) -> list[GPTConfig]:
             raise ValueError(f"model.ladder[{i}] repeats {cfg.size_id}")
         ladder.append(cfg)
     return ladder
+
+
+def _refuse_muon_under_mup(inputs: GridInputs) -> None:
+    """Refuse what no factor is given for: those of muP and CompleteP are of AdamW's updates."""
+    kind = inputs.ladder[0].parametrisation
+    if kind is not Parametrisation.STANDARD and inputs.recipe.optimizer == Optimizer.MUON:
+        raise ValueError(
+            f"recipe.optimizer=muon is not defined under model.parametrisation={kind}, whose factors are "
+            "AdamW's: recipe.optimizer=adamw, or model.parametrisation=standard"
+        )
 
 
 def _grid_settings(app: AppConf) -> GridSettings:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from models.config import MLP, GPTConfig, Init, Norm, Positions
+from models.config import MLP, GPTConfig, Init, Norm, Parametrisation, Positions
 
 
 @st.composite
@@ -13,6 +13,8 @@ def any_config(
 ) -> GPTConfig:
     """Draw a shape with any choice of every option; experts: True with, False without, None either."""
     G, R = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    kind = draw(st.sampled_from(Parametrisation))
+    base = st.integers(1, 64)
     half_K = draw(st.integers(1, max(1, largest_d // (2 * G * R))))
     dense = GPTConfig(
         n_layer=draw(st.integers(1, 2)),
@@ -28,12 +30,18 @@ def any_config(
         qk_norm=draw(st.booleans()),
         z_loss=draw(st.sampled_from([0.0, 1e-4])),
         init=draw(st.sampled_from(Init)),
+        parametrisation=kind,
+        base_d_model=None if kind is Parametrisation.STANDARD else draw(base),
+        base_n_layer=draw(base) if kind is Parametrisation.COMPLETEP else None,
     )
     if experts is False or (experts is None and draw(st.booleans())):
         return dense
     n_expert, f = draw(st.integers(1, 6)), dense.mlp_width
+    standard = replace(
+        dense, parametrisation=Parametrisation.STANDARD, base_d_model=None, base_n_layer=None
+    )
     return replace(
-        dense,
+        standard,  # the others say nothing of experts
         n_expert=n_expert,
         top_k=draw(st.integers(1, n_expert)),
         n_shared_expert=draw(st.integers(0, 2)),
