@@ -77,6 +77,31 @@ def information(form: Superset, noise: Noise, N: NDArray, D: NDArray, C: NDArray
     return (g * noise.precision(C)[:, None]).T @ g
 
 
+def in_common(
+    form: Superset, noise: Noise, N: NDArray, D: NDArray, C: NDArray, group: NDArray, rho: float
+) -> NDArray:
+    """Scatter that cells of a group share, beside the information that takes all as independent.
+
+    The law's constants are fitted as if cells were independent, and move by the sum of the cells'
+    own pulls, g / sigma^2 times what scatter did to each. The sum's variance is the information
+    plus, for each pair of a group, rho times what they pull together: the middle of a sandwich
+    (White 1980), here with known scatter.
+
+    Args:
+        form, noise, N, D, C: as of `information`.
+        group: (n,) of each cell, such as its trunk.
+        rho: correlation of the scatter of two cells of a group.
+
+    Returns:
+        (7, 7), to be added to the information in the middle alone.
+    """
+    pull = form.gradient(N, D) * np.sqrt(noise.precision(C))[:, None]
+    number = np.unique(group, return_inverse=True)[1]
+    together = np.zeros((number.max() + 1, pull.shape[1]))
+    np.add.at(together, number, pull)
+    return rho * (together.T @ together - pull.T @ pull)
+
+
 def variance(form: Superset, told: NDArray, law: str, gradient: NDArray) -> float:
     """Predicted variance of a quantity by a law, whose other coordinates are taken as known.
 
@@ -91,9 +116,17 @@ def variance(form: Superset, told: NDArray, law: str, gradient: NDArray) -> floa
     return float(c @ np.linalg.solve(_with_prior(form, told, P), c))
 
 
-def expected(form: Superset, told: NDArray, law: str, gradient: NDArray, level: float) -> Expected:
+def expected(
+    form: Superset,
+    told: NDArray,
+    law: str,
+    gradient: NDArray,
+    level: float,
+    shared: NDArray | None = None,
+) -> Expected:
     """Predict standard error and coverage; arguments as of `variance`, and the interval's level.
 
+    `shared` is what `in_common` gives: an interval that draws groups whole is as wide as it says.
     Where the truth leaves the law by d (drawn from the superset's prior), the law's constants move
     by K d with K = (P'MP)^-1 P'M, and its prediction errs by c'(PK - 1) d beside the noise.
     """
@@ -102,6 +135,8 @@ def expected(form: Superset, told: NDArray, law: str, gradient: NDArray, level: 
     c = P.T @ gradient
     at = np.linalg.solve(inner, c)
     sampling = float(c @ at)
+    if shared is not None:
+        sampling += float(at @ P.T @ shared @ P @ at)
     missing = ~np.any(P != 0, axis=1)
     miss = (at @ P.T @ told - gradient)[missing]
     form_variance = float(np.sum(miss**2 / form.prior_precision()[missing]))

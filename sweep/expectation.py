@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from analysis.design_information import QUANTITIES, expected, information
+from analysis.design_information import QUANTITIES, expected, in_common, information
 from analysis.design_prior import Prior
 from conf.schema import AppConf
 from sweep.cell import Cell
@@ -19,6 +19,7 @@ from sweep.resolve import Resolved, fitting_on_a_device
 from sweep.trunks import spent_flops
 
 LEVEL = 0.9  # of the intervals whose coverage is predicted
+BRANCHES = 0.7  # correlation of the scatter of a trunk's branches: .71 in results/reference/trunks
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,10 @@ def _outlook(
     C = 6 * N * D
     form = prior.form(float(np.exp(np.log(N).mean())), float(np.exp(np.log(D).mean())))
     told = scale * information(form, prior.noise, N, D, C)
+    trunks = np.array([c.trunk or c.id for c in cells])
+    shared = scale * in_common(form, prior.noise, N, D, C, trunks, BRANCHES)
     gradients = form.gradients_at_optimum(target)
-    found = {q: expected(form, told, prior.law, gradients[q], LEVEL) for q in QUANTITIES}
+    found = {q: expected(form, told, prior.law, gradients[q], LEVEL, shared) for q in QUANTITIES}
     return Outlook(
         name, len(cells), spent_flops(cells) * scale, scale,
         {q: e.sd for q, e in found.items()}, {q: e.coverage for q, e in found.items()},

@@ -131,7 +131,7 @@ BAD = [
     (["model.n_expert=4", "model.top_k=0"], "model.ladder[0]: top_k=0 must be at least 1"),
     (["model.n_expert=1"], "model.ladder[0]: top_k=2 is more than n_expert=1"),
     (["model.n_expert=4", "model.n_shared_expert=-1"], "model.ladder[0]: n_shared_expert=-1 must be at least 0"),
-    (["model.n_expert=4", "model.n_shared_expert=1"], "granularity=3 (top_k + n_shared_expert where it is null) does not divide the MLP's width 64 at d_model=16; granularity may be 2, 4, 1"),
+    (["model.n_expert=4", "model.n_shared_expert=1"], "granularity=3 (top_k + n_shared_expert where it is null) does not divide the MLP's width 64 at d_model=16; granularity may be 1, 2, 4"),
     (["model.n_expert=4", "model.router_z_loss=2"], "model.ladder[0]: router_z_loss=2 must lie between 0 and 1"),
     (["model.n_expert=4", "model.parametrisation=mup", "model.base_d_model=16"], "model.ladder[0]: parametrisation=mup says nothing of routers and experts: leave out n_expert"),
     (["hardware.attention=flash"], "hardware.attention=flash is unknown; it may be auto, cpu_flash"),

@@ -38,6 +38,7 @@ HERE = Path(__file__).resolve().parents[2] / "results" / "reference"
 TOP = 3.2e12  # the dearest budget that is fitted; the one above it is held out
 TARGET = 10 * TOP
 WHAT = ("N_opt", "loss")
+FITTED = ("chinchilla", "coupled")  # the plain law, and the one that these data prefer
 PILOT_BUDGETS, PILOT_SIZES = 3, 5
 SHARES = (0.4, 0.6)  # of the uniform grid's FLOPs, the pilot's included
 LEVEL = 0.9
@@ -70,7 +71,9 @@ def main() -> None:
     warnings.simplefilter("ignore", RuntimeWarning)
     designs = all_designs(args.apart, args.trunks)
     print_scatter(designs)
-    print(f"\nMeasured, at {TARGET:.3g} FLOPs\n{measured(designs).to_string(index=False)}")
+    for law in FITTED:
+        print(f"\nMeasured with {law}, at {TARGET:.3g} FLOPs")
+        print(measured(designs, law).to_string(index=False))
     for truth, theta in truths(designs[0]).items():
         errors = simulated(designs, truth, theta, args.simulations)
         print(f"\nPlanted {truth}, {args.simulations} sweeps\n{errors.to_string(index=False)}")
@@ -129,9 +132,9 @@ def designed(uniform: Part, share: float, what: tuple[str, ...]) -> Part:
     return uniform.only(f"design for {' and '.join(what)}, {share:.0%}", keep)
 
 
-def measured(designs: list[Part]) -> pd.DataFrame:
+def measured(designs: list[Part], law: str) -> pd.DataFrame:
     """Tell the standard errors of one seed's answer, and the FLOPs needed for uniform's."""
-    found = [variances(d) for d in designs]
+    found = [variances(d, law) for d in designs]
     base_sum, base_dof = found[0]
     lines = []
     for design, (total, dof) in zip(designs, found, strict=True):
@@ -143,11 +146,13 @@ def measured(designs: list[Part]) -> pd.DataFrame:
             low, high = needs / ends
             line |= {f"{what} s.e.": f"{np.sqrt(total[k]):.2%}", "dof": round(dof[k]),
                      f"{what} needs": f"{needs:.2f} [{low:.2f}, {high:.2f}]"}  # fmt: skip
-        lines.append(line | dict(zip(WHAT, map(seeds_of, answers_by_seed(design).T), strict=True)))
+        lines.append(
+            line | dict(zip(WHAT, map(seeds_of, answers_by_seed(design, law).T), strict=True))
+        )
     return pd.DataFrame(lines)
 
 
-def variances(design: Part) -> tuple[np.ndarray, np.ndarray]:
+def variances(design: Part, law: str) -> tuple[np.ndarray, np.ndarray]:
     """Variance of log N_opt and log loss of a sweep of one seed, and its degrees of freedom."""
     seeds = design.loss.shape[1]
     part = np.repeat(design.cells.part.to_numpy(), seeds)
@@ -157,23 +162,23 @@ def variances(design: Part) -> tuple[np.ndarray, np.ndarray]:
     for i, p in enumerate(parts):
         for s in range(seeds):
             weights[i, s, part == p] = seed[part == p] == s
-    answers = refitted(design, weights.reshape(-1, len(part))).reshape(len(parts), seeds, 2)
+    answers = refitted(design, law, weights.reshape(-1, len(part))).reshape(len(parts), seeds, 2)
     own = np.var(answers, axis=1, ddof=1)
     return own.sum(axis=0), (seeds - 1) * own.sum(axis=0) ** 2 / (own**2).sum(axis=0)
 
 
-def answers_by_seed(design: Part) -> np.ndarray:
+def answers_by_seed(design: Part, law: str) -> np.ndarray:
     """Return the answers of each seed alone, (seeds, 2)."""
     seeds = design.loss.shape[1]
-    return refitted(design, np.tile(np.eye(seeds), len(design.cells)))
+    return refitted(design, law, np.tile(np.eye(seeds), len(design.cells)))
 
 
-def refitted(design: Part, weights: np.ndarray) -> np.ndarray:
+def refitted(design: Part, law: str, weights: np.ndarray) -> np.ndarray:
     """Return log N_opt and log loss at the target under (m, cells x seeds) weights, (m, 2)."""
     seeds = design.loss.shape[1]
     N, D, C = (np.repeat(design.cells[c].to_numpy(float), seeds) for c in "NDC")
     loss = design.loss.ravel()
-    fit = fit_law("chinchilla", N, D, loss, C=C, weights=np.full(len(N), 1 / seeds))
+    fit = fit_law(law, N, D, loss, C=C, weights=np.full(len(N), 1 / seeds))
     theta, _ = refit(fit, rebuild(fit, N, D, loss, C=C), weights)
     return np.array([at_optimum(fit.law, t) for t in theta])
 
