@@ -132,6 +132,8 @@ def test_porian_gives_what_its_authors_trained_with(N):
 class ShapeOf:
     """A target of a given N, for rules that ask for nothing else of the shape."""
 
+    cfg = size(16)  # in the standard parametrisation, which is asked for beside the rule
+
     def __init__(self, *, tokens, flops_without_vocabulary=None, **params):
         self.tokens, self._params = tokens, params
         self.flops_without_vocabulary = flops_without_vocabulary
