@@ -108,7 +108,7 @@ class GPTConfig:
     balance_loss: float | None = None  # weights of the router's losses
     router_z_loss: float | None = None
     parametrisation: Parametrisation = Parametrisation.STANDARD
-    base_d_model: int | None = None  # width at which it is the standard one, but for attention
+    base_d_model: int | None = None  # width at which it is the standard one
     base_n_layer: int | None = None  # completep: the depth of that
 
     def __post_init__(self) -> None:

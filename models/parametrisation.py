@@ -3,7 +3,7 @@
 muP is the form of Yang et al. 2022 (arXiv:2203.03466), table 8, in which the head has a multiplier and
 may share the embedding's weights. CompleteP adds depth with alpha = 1 (Dey et al. 2025,
 arXiv:2505.01618, table 1 and eq. 40, and the authors' code, EleutherAI/nanoGPT-mup, branch
-completep). Both are for AdamW. At the base shape every factor is 1, but for attention's.
+completep). Both are for AdamW. At the base shape every factor is 1.
 
 m_d = d_model / base_d_model; m_L = n_layer / base_n_layer, 1 under muP.
 """
@@ -74,9 +74,14 @@ def growth(cfg: GPTConfig) -> tuple[float, float]:
 
 
 def query_factor(cfg: GPTConfig) -> float:
-    """Return what queries are multiplied by: scores are then q k / K instead of q k / sqrt(K)."""
-    standard = cfg.parametrisation is Parametrisation.STANDARD
-    return 1.0 if standard else cfg.head_dim**-0.5
+    """Return what queries are multiplied by: scores are then q k sqrt(K_base) / K, K of a head.
+
+    So they go as 1 / K where heads grow with the width, and are the usual q k / sqrt(K) at the base
+    shape, and at every width where all heads are equal.
+    """
+    if cfg.parametrisation is Parametrisation.STANDARD:
+        return 1.0
+    return (base_shape(cfg).head_dim / cfg.head_dim) ** 0.5
 
 
 def branch_factor(cfg: GPTConfig) -> float:

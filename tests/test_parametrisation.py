@@ -19,6 +19,7 @@ from models.parametrisation import (
     as_standard,
     base_shape,
     factors,
+    query_factor,
     without_stock_architecture,
 )
 from results.store import read_records
@@ -70,8 +71,7 @@ def test_the_check_notices_logits_that_are_not_divided(monkeypatch):
 @pytest.mark.parametrize("kind", [MUP, COMPLETEP], ids=["mup", "completep"])
 @pytest.mark.parametrize("init", Init)
 def test_the_base_shape_is_the_standard_model_to_the_bit(kind, init):
-    """With heads one wide, 1/K is 1/sqrt(K): nothing else differs there."""
-    plain = replace(BASE, n_head=32, positions=Positions.LEARNED, init=init)
+    plain = replace(BASE, init=init)
     losses = [_losses(cfg) for cfg in (plain, replace(plain, **kind))]
     assert losses[0] == losses[1]
     assert losses[0][-1] < losses[0][0]
@@ -93,14 +93,18 @@ def _losses(cfg: GPTConfig, steps: int = 3) -> list[float]:
     return losses
 
 
-def test_scores_are_divided_by_the_width_of_a_head():
-    cfg = replace(BASE, positions=Positions.LEARNED, n_head=1, **MUP)
+def test_scores_go_as_one_over_the_width_of_a_head_from_the_base_on():
+    cfg = replace(BASE, d_model=128, n_head=1, positions=Positions.LEARNED, **MUP)
     torch.manual_seed(0)
-    attn, x_TC = SelfAttention(cfg, Attention.REFERENCE), torch.randn(5, 32)
+    attn, x_TC = SelfAttention(cfg, Attention.REFERENCE), torch.randn(5, 128)
     q, k, v = (x_TC @ attn.qkv.weight.T).chunk(3, dim=-1)
     hidden = torch.ones(5, 5, dtype=torch.bool).triu(1)
-    weights = (q @ k.T / 32).masked_fill(hidden, float("-inf")).softmax(-1)
+    weights = (q @ k.T * 32**0.5 / 128).masked_fill(hidden, float("-inf")).softmax(-1)
     torch.testing.assert_close(attn(x_TC[None], None, None)[0], weights @ v @ attn.out.weight.T)
+
+
+def test_scores_are_the_usual_ones_where_all_heads_are_equal():
+    assert query_factor(replace(BASE, d_model=128, n_head=8, **MUP)) == 1
 
 
 @pytest.mark.parametrize("init", Init)
