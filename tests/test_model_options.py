@@ -127,7 +127,7 @@ BAD = [
     (["model.n_expert=4", "model.top_k=0"], "model.ladder[0]: top_k=0 must be at least 1"),
     (["model.n_expert=1"], "model.ladder[0]: top_k=2 is more than n_expert=1"),
     (["model.n_expert=4", "model.n_shared_expert=-1"], "model.ladder[0]: n_shared_expert=-1 must be at least 0"),
-    (["model.n_expert=4", "model.n_shared_expert=1"], "granularity=3 (top_k + n_shared_expert where it is null) does not divide the MLP's width 64 at d_model=16; granularity may be 2, 4, 1"),
+    (["model.n_expert=4", "model.n_shared_expert=1"], "granularity=3 (top_k + n_shared_expert where it is null) does not divide the MLP's width 64 at d_model=16; granularity may be 1, 2, 4"),
     (["model.n_expert=4", "model.router_z_loss=2"], "model.ladder[0]: router_z_loss=2 must lie between 0 and 1"),
     (["hardware.attention=flash"], "hardware.attention=flash is unknown; it may be auto, cpu_flash"),
     (["hardware.cross_entropy=cce"], "hardware.cross_entropy=cce is unknown; it may be chunked"),
