@@ -110,7 +110,7 @@ def exports(tmp_path_factory, text_folder) -> Exports:
 
 
 def test_every_mix_has_equal_logits_in_a_fresh_process(exports):
-    assert len(exports.mixes) == 24
+    assert len(exports.mixes) == 28
     worst = max(exports.mixes, key=lambda one: one[1]["difference"])
     assert worst[1]["difference"] <= 1e-5, worst
     for cfg, found in exports.mixes:
