@@ -576,6 +576,14 @@ class DesignConf:
 
 
 @dataclass
+class ExportConf:
+    """How a trained cell is exported."""
+
+    dry_run: bool = False
+    """Say what would be written; write nothing."""
+
+
+@dataclass
 class AppConf:
     """Everything, as one config."""
 
@@ -584,7 +592,8 @@ class AppConf:
     sweep: str | None = None
     """Name of the sweep's folder in root; null: the grid's name."""
     cell: str | None = None
-    """run, evaluate: a cell's id, or a beginning or hash that names one cell."""
+    """run, logs, cancel, evaluate, export, import: a cell's id, or a beginning or hash that names one
+    cell."""
     record: str | None = None
     """run: a records.parquet to rebuild the cell from."""
     points: str | None = None
@@ -592,7 +601,9 @@ class AppConf:
     curves: str | None = None
     """fit: a table of training curves."""
     out: str | None = None
-    """fit, report, forecast: folder to write to, with points= or fits=."""
+    """fit, report, forecast: folder to write to, with points= or fits=; export: a new folder."""
+    from_: str | None = None
+    """import, typed from=: folder of a checkpoint of transformers."""
     fits: list[str] = field(default_factory=list)
     """report: several fits.json, or folders that hold one, side by side: fits=[A,B]; budget: a fits.json
     whose law is taken; forecast: one that is asked, or two compared."""
@@ -620,3 +631,4 @@ class AppConf:
     evaluate: EvaluateConf = field(default_factory=EvaluateConf)
     budget: BudgetConf = field(default_factory=BudgetConf)
     design: DesignConf = field(default_factory=DesignConf)
+    export: ExportConf = field(default_factory=ExportConf)

@@ -17,6 +17,7 @@ from models.moe import MoE, Routing, with_router_losses
 from models.parametrisation import branch_factor, factors, output_factor, query_factor
 
 _EPS = 1e-5  # of every norm
+ROTARY_BASE = 10_000.0
 
 
 class SelfAttention(nn.Module):
@@ -207,7 +208,7 @@ def make_norm(cfg: GPTConfig) -> nn.Module:
     return nn.LayerNorm(cfg.d_model, eps=_EPS, bias=False)
 
 
-def rotary(seq_len: int, head_dim: int, base: float = 10_000.0) -> Tensor:
+def rotary(seq_len: int, head_dim: int, base: float = ROTARY_BASE) -> Tensor:
     """(T, 1, K/2, 2) cosines and sines of t f, RoFormer (arXiv:2104.09864), eq. 15."""
     freq = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     angle = torch.outer(torch.arange(seq_len, dtype=torch.float64), freq)

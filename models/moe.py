@@ -119,13 +119,14 @@ def with_router_losses(loss: Loss, routed: list[Routing], cfg: GPTConfig) -> Los
 
 
 @contextlib.contextmanager
-def watch_load(model: nn.Module) -> Iterator[list[Tensor]]:
+def watch_load(model: object) -> Iterator[list[Tensor]]:
     """Count the tokens that are sent to each expert while this context is open.
 
     Yields:
         One (E,) int64 tensor a layer; none for a dense model.
     """
-    layers = [m for m in model.modules() if isinstance(m, MoE)]
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    layers = [m for m in modules if isinstance(m, MoE)]
     loads = [torch.zeros(m.n_expert, dtype=torch.int64, device=m.router.weight.device)
              for m in layers]  # fmt: skip
 

@@ -114,22 +114,10 @@ def base_shape(cfg: GPTConfig) -> GPTConfig:
                    n_kv_head=n_head // shared)  # fmt: skip
 
 
-def without_stock_architecture(cfg: GPTConfig) -> str | None:
-    """Say what an architecture of transformers lacks of this parametrisation, or None.
-
-    Those have no key for it; `as_standard` writes the multipliers into the weights instead.
-    """
-    if cfg.parametrisation is Parametrisation.STANDARD:
-        return None
-    branch = "" if branch_factor(cfg) == 1 else f", branches x {branch_factor(cfg):.4g}"
-    return (
-        f"model.parametrisation={cfg.parametrisation} multiplies queries by {query_factor(cfg):.4g}"
-        f"{branch} and logits by {output_factor(cfg):.4g}"
-    )
-
-
 def as_standard(cfg: GPTConfig, weights: Mapping[str, Any]) -> tuple[GPTConfig, dict[str, Any]]:
     """Write the multipliers into the weights: the standard model that gives the same logits.
+
+    No architecture of transformers has a key for them.
 
     Queries' into their rows, or into their gains under QK-norm; branches' into the last matrix of
     each; the logits' into the gains of the last norm, so that a tied head stays tied.
@@ -138,6 +126,8 @@ def as_standard(cfg: GPTConfig, weights: Mapping[str, Any]) -> tuple[GPTConfig, 
         cfg: the shape.
         weights: tensors by name, which stay as they are.
     """
+    if cfg.parametrisation is Parametrisation.STANDARD:
+        return cfg, dict(weights)
     standard = replace(
         cfg, parametrisation=Parametrisation.STANDARD, base_d_model=None, base_n_layer=None
     )

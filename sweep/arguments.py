@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.schema import AppConf
 from sweep.errors import UsageError, nearest
 
-TEXT_KEYS = ("root", "sweep", "cell", "record", "points", "curves", "out", "fit.where", "fit.by",
+TEXT_KEYS = ("root", "sweep", "cell", "record", "points", "curves", "out", "from", "fit.where", "fit.by",
              "fit.loss", "data.path", "data.name", "data.revision", "data.dataset", "data.subset",
              "data.split", "data.validation_split", "data.text_column", "data.tokenizer",
              "data.tokenizer_revision", "data.cache", "report.title", "budget.ask", "budget.format",
@@ -33,6 +33,7 @@ TEXT_KEYS = ("root", "sweep", "cell", "record", "points", "curves", "out", "fit.
              "launch.notify", "launch.fits", "status.fits",
              "run.tracker_project", "evaluate.command")  # fmt: skip
 TEXT_LISTS = ("fits",)  # [a,b]
+FIELDS = {"from": "from_"}  # of the schema, where a key is a word of Python's own
 # With explicit cells these would change nothing.
 REPLACED_BY_CELLS = ("grid.budgets", "grid.tokens_per_param", "grid.window",
                      "grid.tokens_per_param_range", "grid.design", "grid.taper", "grid.prior",
@@ -111,7 +112,8 @@ def quoted(word: str) -> str:
         return word
     if key in TEXT_LISTS:
         return f"{key}=[{','.join(map(_escaped, _elements(value)))}]"
-    return f"{'++' if key.startswith(_ADDITIONAL) else ''}{key}={_escaped(value)}"
+    added = "++" if key.startswith(_ADDITIONAL) else ""
+    return f"{added}{FIELDS.get(key, key)}={_escaped(value)}"
 
 
 def _escaped(value: str) -> str:
@@ -182,9 +184,9 @@ def _is_known(key: str) -> bool:
 @cache
 def _known_keys() -> tuple[str, ...]:
     """Every key of the schema, `group.key`, and the groups themselves."""
-    keys = []
+    keys, typed = [], {field: key for key, field in FIELDS.items()}
     for f in fields(AppConf):
-        keys.append(f.name)
+        keys.append(typed.get(f.name, f.name))
         if f.name in (
             *_GROUPS,
             "plan",
@@ -195,6 +197,7 @@ def _known_keys() -> tuple[str, ...]:
             "evaluate",
             "budget",
             "design",
+            "export",
         ):
             keys += [f"{f.name}.{sub.name}" for sub in fields(f.default_factory)]
     return tuple(keys)
@@ -263,4 +266,4 @@ def _set_text(app: AppConf, key: str, value: str) -> None:
     elif name:
         setattr(getattr(app, group), name, value)
     else:
-        setattr(app, group, value)
+        setattr(app, FIELDS.get(group, group), value)

@@ -17,7 +17,14 @@ from pathlib import Path
 
 from sweep.data_build import BuildSpec, Stream, build
 from sweep.data_settings import DataSettings, SourceSettings, TextSet
-from sweep.data_tokenizer import ByteEncoder, TokenizerId, byte_id, identify, load_encoder
+from sweep.data_tokenizer import (
+    ByteEncoder,
+    Encoder,
+    TokenizerId,
+    byte_id,
+    identify,
+    load_encoder,
+)
 from sweep.documents import DataError, expand
 from sweep.errors import UsageError
 from sweep.shards import MANIFEST_SCHEMA, Tokens, open_tokens, read_sealed, write_sealed
@@ -100,6 +107,24 @@ def id_of_shards(tokens: Tokens) -> TokenizerId:
     if "tokenizer" in tokens.manifest:
         return TokenizerId(**tokens.manifest["tokenizer"])
     return byte_id(tokens.manifest["spec"]["tokenizer"], tokens.manifest["token_of_byte"])
+
+
+def encoder_of(settings: DataSettings, cache: Path) -> Encoder:
+    """Load the tokenizer that is asked for; builds no shards.
+
+    Raises:
+        DataError: it can't be had, or is of a text that is not prepared.
+    """
+    if settings.tokenizer != "bytes128":
+        return load_encoder(settings.tokenizer, settings.tokenizer_revision, cache)
+    shards = find_prepared(settings, cache)
+    if shards is None:
+        raise DataError(
+            f"bytes128 counts the bytes of its text, and data={settings.source} is not prepared in "
+            f"{cache}: type isoflop prepare with the sweep's root and data"
+        )
+    sources, _ = parts_of(shards, settings)
+    return _encoder_of(shards.parent / next(iter(sources.values())))
 
 
 def _is_one_text(settings: DataSettings) -> bool:

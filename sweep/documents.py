@@ -27,9 +27,9 @@ def first_line(e: Exception) -> str:
     return said[0][:200] if said else type(e).__name__
 
 
-def missing_package(name: str) -> str:
-    """Say how to have a package of the extra `hf`."""
-    return f"data=hf needs the package {name}: pip install -c constraints.txt -e '.[hf]'"
+def missing_package(name: str, what: str = "data=hf") -> str:
+    """Say how to have a package of the extra `hf`, which `what` needs."""
+    return f"{what} needs the package {name}: pip install -c constraints.txt -e '.[hf]'"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from models.attention import only
 from models.gpt import GPT
 from models.moe import watch_load
+from models.pretrained import Pretrained
 from sweep.batches import documents
 from sweep.data import CellData, HeldOut
 from sweep.device import Device
@@ -39,7 +40,7 @@ class Validation:
     loads: tuple[list[int], ...] = ()  # of the cell's own tokens, those of each layer's experts
 
 
-def validate(model: GPT, data: CellData, device: Device) -> Validation:
+def validate(model: GPT | Pretrained, data: CellData, device: Device) -> Validation:
     """Judge a trained model on every set, all rows that are asked for."""
     with watch_load(model) as loads:
         sources = {h.name: evaluate(model, h, h.val_rows, device) for h in data.validation}
@@ -79,7 +80,7 @@ def combine(found: Sequence[Evaluation], weights: Sequence[float]) -> Evaluation
 
 
 @torch.no_grad()
-def evaluate(model: GPT, held: HeldOut, n_rows: int, device: Device) -> Evaluation:
+def evaluate(model: GPT | Pretrained, held: HeldOut, n_rows: int, device: Device) -> Evaluation:
     """Loss on the first n_rows rows, every target weighing the same.
 
     Args:
@@ -109,7 +110,9 @@ def evaluate(model: GPT, held: HeldOut, n_rows: int, device: Device) -> Evaluati
     )
 
 
-def _nats_of_rows(model: GPT, rows: np.ndarray, held: HeldOut, device: Device) -> np.ndarray:
+def _nats_of_rows(
+    model: GPT | Pretrained, rows: np.ndarray, held: HeldOut, device: Device
+) -> np.ndarray:
     """Sum of the losses of each row's targets, (B,) float64."""
     tokens_BT = torch.from_numpy(rows).to(device.device)
     document_BT = None

@@ -93,6 +93,11 @@ class SweepFolder:
         """Prepared data, shared by all sweeps of the root; no sweep can have this name."""
         return self.root / ".data"
 
+    @property
+    def imports(self) -> Path:
+        """Checkpoints that were judged on its cells' data, a JSON line each."""
+        return self.path / "imports.jsonl"
+
     def fits_of(self, loss: str | None) -> Path:
         """Fitted laws of the loss on one set; of all sources where None."""
         return self.fits if loss is None else self.path / f"loss_{loss}" / "fits.json"

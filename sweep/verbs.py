@@ -327,6 +327,30 @@ def design(args: Arguments, console: Console) -> int:
     return 0
 
 
+def export(args: Arguments, console: Console) -> int:
+    """Make a checkpoint of transformers of a finished cell."""
+    from sweep.folder import sweep_folder
+
+    if args.app.cell is None or args.app.out is None:
+        raise UsageError("export needs cell=ID and out=FOLDER; list the ids with: isoflop plan")
+    from sweep.exporting import export as export_cell  # imports torch: after cheap checks
+
+    export_cell(args, sweep_folder(args.app), console)
+    return 0
+
+
+def import_(args: Arguments, console: Console) -> int:
+    """Judge a checkpoint of transformers on a cell's validation set."""
+    from sweep.folder import sweep_folder
+
+    if args.app.from_ is None:
+        raise UsageError("import needs from=FOLDER, such as isoflop export writes")
+    from sweep.importing import judge
+
+    judge(args, sweep_folder(args.app), console)
+    return 0
+
+
 def demo(args: Arguments, console: Console) -> int:
     """Prepare, launch, collect, fit and report, one after another."""
     from sweep.folder import sweep_folder
@@ -441,6 +465,26 @@ VERBS: dict[str, Verb] = {
         (*_CELLS, *_HARDWARE, "design.*"),
         "the next cells to run, for a target and a budget",
         "isoflop design grid=smoke design.flops=3e12",
+    ),
+    "export": Verb(
+        export,
+        (*_SWEEP, "cell", "out", "export.*"),
+        "a trained cell as a checkpoint of transformers, with a model card",
+        "isoflop export grid=smoke cell=c1.4e10-n11k out=exported",
+    ),
+    "import": Verb(
+        import_,
+        (
+            *_SWEEP,
+            "cell",
+            "from",
+            "hardware",
+            "hardware.device",
+            "hardware.dtype",
+            "hardware.threads",
+        ),
+        "the loss of a checkpoint of transformers on a cell's validation set",
+        "isoflop import grid=smoke from=exported",
     ),
     "demo": Verb(
         demo,

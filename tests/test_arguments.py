@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from sweep.arguments import TEXT_KEYS, parse, quoted
+from sweep.arguments import FIELDS, TEXT_KEYS, parse, quoted
 from sweep.errors import UsageError, find_one, nearest
 from sweep.verbs import VERBS
 
@@ -46,7 +46,7 @@ def read(values: dict[str, str]) -> dict[str, str | None]:
     app = parse("fit", [f"{key}={value}" for key, value in values.items()], EVERYTHING).app
     got = {}
     for key in values:
-        group, _, name = key.rpartition(".")
+        group, _, name = FIELDS.get(key, key).rpartition(".")
         owner = getattr(app, group) if group else app
         got[key] = owner[name] if isinstance(owner, dict) else getattr(owner, name)
     return got

@@ -77,7 +77,7 @@ def test_a_plan_is_printed_or_refused(words):
 
 
 @SETTINGS
-@given(PAIRS, st.sampled_from(["status", "collect", "fit"]))
+@given(PAIRS, st.sampled_from(["status", "collect", "fit", "export"]))
 def test_verbs_that_read_a_sweep_refuse_what_is_not_there(words, verb):
     check(verb, words, (2,))
 

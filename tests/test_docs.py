@@ -25,7 +25,7 @@ from conf.schema import AppConf
 from models.flops import FlopRule
 from results.provenance import PACKAGES
 from results.record import Record, column_types, describe
-from sweep.arguments import parse
+from sweep.arguments import FIELDS, parse
 from sweep.errors import find_one
 from sweep.resolve import resolve
 from sweep.schedule import Schedule
@@ -50,6 +50,7 @@ GROUPS = (
     "evaluate",
     "budget",
     "design",
+    "export",
 )
 CHINCHILLA = LAWS["chinchilla"]
 HOFFMANN = [1.69, 406.4, 410.7, 0.34, 0.28]  # printed in Hoffmann et al. 2022, section D.3
@@ -93,7 +94,8 @@ def as_written(value: object) -> str:
 
 
 def schema_defaults() -> dict[str, str]:
-    keys = {f.name: f for f in fields(AppConf) if f.name not in GROUPS}
+    typed = {field: key for key, field in FIELDS.items()}
+    keys = {typed.get(f.name, f.name): f for f in fields(AppConf) if f.name not in GROUPS}
     for f in fields(AppConf):
         if f.name in GROUPS:
             keys |= {f"{f.name}.{sub.name}": sub for sub in fields(f.default_factory)}
