@@ -210,7 +210,7 @@ def _row(planned: PlannedCell) -> dict[str, Any]:
 
 _SHARED = ("recipe", "schedule", "lr_floor", "beta1", "beta2", "eps", "timescale", "weight_decay", "grad_clip",
            "optimizer", "momentum", "adjust_lr_fn",
-           "vocab_size", "seq_len", "positions", "tied", "flop_rule",
+           "vocab_size", "seq_len", "architecture", "positions", "tied", "flop_rule",
            "data", "data_revision", "tokenizer", "data_source", "data_path",
            "data_validation_share", "data_val_tokens", "data_mix", "document_mask",
            "data_sources", "data_evals")  # fmt: skip
