@@ -98,9 +98,13 @@ def _model_line(cells: Sequence[Cell]) -> str:
     if not isinstance(cfg, HFConfig):
         options = _model_options(cfg)
         return options and f"{options} (the rest as in docs/config.md)"
-    sources = sorted({c.model.counts.source for c in cells})
+    by_size = sorted(cells, key=lambda c: c.N)
+    source, largest = (c.model.counts.source for c in (by_size[0], by_size[-1]))
+    of_largest = (
+        "" if largest == source else f" (of the largest size: {largest.rpartition('; ')[2]})"
+    )
     return (
-        f"{cfg.architecture} of transformers; FLOPs: {' / '.join(sources)}. Predicted times take it "
+        f"{cfg.architecture} of transformers; FLOPs: {source}{of_largest}. Predicted times take it "
         "for as fast as our GPT"
     )
 
