@@ -7,17 +7,16 @@ from typing import Any
 
 from models.config import MLP, GPTConfig, Init, Norm, Positions
 from models.flops import FlopRule
-from models.hf_config import Counts, HFConfig
-from models.size import Size
+from models.hf_config import HFConfig
 from results.record import Probe
 from sweep.cell import Cell, DataRef, flops_of, params_of
+from sweep.hf_columns import architecture_columns, hf_from_row, hf_to_row
 from sweep.recipe import Recipe
 from sweep.recipe_regime import Optimizer
 from sweep.schedule import Schedule
 
 _SIZES = ("n_layer", "d_model", "n_head", "vocab_size", "seq_len")
 _NAMED = {"positions": Positions, "norm": Norm, "mlp": MLP, "init": Init}
-_OF_HF = ("architecture", "architecture_config", "architecture_counts")
 _CHOICES = _NAMED | {"tied": bool, "qk_norm": bool, "z_loss": float, "init_scale": float}
 
 
@@ -41,7 +40,8 @@ def cell_to_row(cell: Cell) -> dict[str, Any]:
         "size_id": cfg.size_id,
         **params_of(cell),
         "tokens": cell.tokens,
-        **_model_to_row(cfg),
+        **(hf_to_row(cfg) if isinstance(cfg, HFConfig) else _model_to_row(cfg)),
+        **architecture_columns(cfg),
         "batch_tokens": cell.batch_tokens,
         "steps": cell.steps,
         **recipe,
@@ -77,7 +77,7 @@ def cell_from_row(row: Mapping[str, Any]) -> Cell:
 
 
 def _rebuild(row: Mapping[str, Any]) -> Cell:
-    model = _model_from_row(row)
+    model = hf_from_row(row) or _model_from_row(row)
     recipe = Recipe(
         rule=str(row["recipe"]),
         schedule=Schedule(row["schedule"]),
@@ -119,39 +119,12 @@ def _rebuild(row: Mapping[str, Any]) -> Cell:
     )
 
 
-def _model_to_row(cfg: Size) -> dict[str, Any]:
-    if isinstance(cfg, HFConfig):
-        return _hf_to_row(cfg)
+def _model_to_row(cfg: GPTConfig) -> dict[str, Any]:
     row = dataclasses.asdict(cfg) | {"head_dim": cfg.head_dim}
-    return row | {name: str(row[name]) for name in _NAMED} | dict.fromkeys(_OF_HF)
+    return row | {name: str(row[name]) for name in _NAMED}
 
 
-def _hf_to_row(cfg: HFConfig) -> dict[str, Any]:
-    """Leave unknown what only our GPT chooses: the configuration says it in its own words."""
-    ours = ("positions", "n_kv_head", "norm", "mlp", "qk_norm", "init")
-    return {
-        **{name: getattr(cfg, name) for name in ("n_layer", "d_model", "vocab_size", "seq_len")},
-        "n_head": cfg.counts.n_head,
-        "head_dim": cfg.head_dim,
-        "tied": cfg.counts.tied,
-        **dict.fromkeys(ours),
-        "z_loss": 0.0,
-        "init_scale": math.nan,
-        "architecture": cfg.architecture,
-        "architecture_config": cfg.config,
-        "architecture_counts": cfg.counts.to_json(),
-    }
-
-
-def _model_from_row(row: Mapping[str, Any]) -> Size:
-    if isinstance(row.get("architecture"), str):  # NaN where pandas reads null
-        return HFConfig(
-            architecture=row["architecture"],
-            config=row["architecture_config"],
-            vocab_size=int(row["vocab_size"]),
-            seq_len=int(row["seq_len"]),
-            counts=Counts.from_json(row["architecture_counts"]),
-        )
+def _model_from_row(row: Mapping[str, Any]) -> GPTConfig:
     given: dict[str, Any] = {k: int(row[k]) for k in _SIZES}
     given |= {k: kind(row[k]) for k, kind in _CHOICES.items() if k in row}  # some came later
     kv_heads = row.get("n_kv_head")

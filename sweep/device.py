@@ -14,6 +14,7 @@ import torch
 from models.attention import attention_version, choose_attention, is_deterministic
 from models.config import Attention, CrossEntropy
 from models.hardware import TF32, find_peak
+from models.hf_config import HFConfig
 from models.kernel_rules import choose_cross_entropy
 from models.size import Size
 from sweep.errors import UsageError
@@ -237,11 +238,14 @@ def describe(device: Device) -> dict[str, object]:
     }
 
 
-def in_words(device: Device) -> str:
+def in_words(device: Device, cfg: Size) -> str:
     """Say what a cell is trained on: board, dtype, attention with its version, determinism."""
+    attention = f"{device.attention} of {attention_version(device.attention)}"
+    if isinstance(cfg, HFConfig):
+        attention = "of transformers"
     return (
         f"{device.board} ({device.dtype_name}, matmuls {torch.get_float32_matmul_precision()}, "
-        f"attention {device.attention} of {attention_version(device.attention)}, "
+        f"attention {attention}, "
         f"{'' if device.deterministic else 'not '}deterministic)"
     )
 

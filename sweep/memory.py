@@ -34,15 +34,15 @@ def memory_needed(cfg: Size, rows: int, half: bool, pieces: bool = True) -> floa
         half: whether the forward pass is bfloat16.
         pieces: whether the loss is computed in pieces; hardware.cross_entropy=plain does not.
     """
-    weights = (18.0 if half else 16.0) * count_params(cfg).total
     if isinstance(cfg, HFConfig):
-        return weights + rows * (cfg.counts.row_bytes + 8 * cfg.seq_len * cfg.vocab_size)
+        of_row = cfg.counts.row_bytes + 8 * cfg.seq_len * cfg.vocab_size
+        return (18.0 if half else 16.0) * count_params(cfg).total + rows * of_row
     tokens, head = rows * cfg.seq_len, cfg.vocab_size * cfg.d_model
     logits, of_head = tokens * cfg.vocab_size, 0
     if pieces and logits > LOGITS:
         logits, of_head = LOGITS, 8 * head
     layers = (50 if half else 80) * cfg.n_layer * cfg.d_model * tokens
-    return weights + layers + 16 * logits + of_head
+    return (18.0 if half else 16.0) * count_params(cfg).total + layers + 16 * logits + of_head
 
 
 def rows_that_fit(
