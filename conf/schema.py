@@ -66,6 +66,14 @@ class ModelConf:
     """Name of the ladder."""
     ladder: list[SizeConf] = MISSING
     """Sizes, smallest first."""
+    architecture: str | None = None
+    """model_type of transformers in place of our GPT, such as llama, or a local config.json."""
+    base: dict[str, Any] = field(default_factory=dict)
+    """architecture: keys of its configuration that all sizes share."""
+    scale: list[str] = field(default_factory=list)
+    """architecture: keys by rule, such as intermediate_size = 8/3 hidden_size to 8."""
+    rungs: list[dict[str, Any]] = field(default_factory=list)
+    """architecture: sizes, smallest first, each as the keys that are its own."""
     seq_len: int = 128
     """Tokens of context."""
     positions: str = "rotary"

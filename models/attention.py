@@ -158,10 +158,11 @@ def attention(
 
 
 @contextlib.contextmanager
-def only(implementation: Attention) -> Iterator[None]:
+def only(implementation: Attention | None) -> Iterator[None]:
     """Forbid torch every SDPA backend but the named one while this context is open.
 
-    Torch would otherwise fall back to another kernel without a word; here it raises instead.
+    Torch would otherwise fall back to another kernel without a word; here it raises instead. None
+    forbids nothing.
     """
     if implementation not in _BACKENDS:
         yield

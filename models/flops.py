@@ -9,6 +9,8 @@ from enum import StrEnum
 from functools import lru_cache
 
 from models.config import MLP, GPTConfig, Positions
+from models.hf_config import HFConfig
+from models.size import Size
 
 
 class FlopRule(StrEnum):
@@ -55,13 +57,15 @@ class ParamCount:
         return self.total - self.resting
 
 
-def count_params(cfg: GPTConfig) -> ParamCount:
+def count_params(cfg: Size) -> ParamCount:
     """Count the parameters of a shape.
 
     A layer's matrices: d^2 for queries and for out, d G K each for keys and values (G heads of
     width K), and d f for each of an MLP's two matrices (three in SwiGLU; f is cfg.mlp_width). With
     E experts of width w: d w for each matrix of each, shared ones too, and d E of the router.
     """
+    if isinstance(cfg, HFConfig):
+        return _params_of_hf(cfg)
     L, d, V, T = cfg.n_layer, cfg.d_model, cfg.vocab_size, cfg.seq_len
     attention = 2 * d * d + 2 * d * cfg.kv_heads * cfg.head_dim
     mlp, resting = _mlp_params(cfg)
@@ -87,7 +91,7 @@ def _mlp_params(cfg: GPTConfig) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=65_536)  # plans of thousands of cells ask for each size again and again
-def flops_per_token(cfg: GPTConfig, rule: FlopRule) -> float:
+def flops_per_token(cfg: Size, rule: FlopRule) -> float:
     """Training FLOPs per token, at sequences of cfg.seq_len.
 
     palm: 6 N_matmul + 12 L H K T (Chowdhery et al. 2022, arXiv:2204.02311, appendix B). Every
@@ -97,6 +101,8 @@ def flops_per_token(cfg: GPTConfig, rule: FlopRule) -> float:
     appendix F as printed, the vocabulary terms in. Of a mixture of experts each rule counts the
     parameters that work on a token: router, shared experts, top_k of the others.
     """
+    if isinstance(cfg, HFConfig):
+        return _flops_of_hf(cfg, rule)
     N = count_params(cfg)
     scores = 12 * cfg.n_layer * cfg.d_model * cfg.seq_len  # H K = d_model
     match rule:
@@ -128,7 +134,42 @@ def chinchilla_layers_forward(cfg: GPTConfig) -> int:
     return cfg.n_layer * (2 * d * (d + 2 * k) + 2 * d * d + 4 * T * d + 3 * H * T + mlp)
 
 
-def N_flops(cfg: GPTConfig, rule: FlopRule) -> float:
+def _params_of_hf(cfg: HFConfig) -> ParamCount:
+    c = cfg.counts
+    return ParamCount(
+        embedding=c.embedding,
+        positions=c.positions,
+        head=c.head,
+        matrices=c.matrices,
+        gains=c.rest,
+        tied=c.tied,
+        resting=c.resting,
+    )
+
+
+def _flops_of_hf(cfg: HFConfig, rule: FlopRule) -> float:
+    """Training FLOPs per token of an architecture of transformers, by what was counted of it.
+
+    The same rules, 6 for each product of a token: weights that work on it, scores of attention,
+    recurrences. palm_causal halves scores alone. The numbers are those of our GPT where the shapes
+    are the same.
+    """
+    N, c = count_params(cfg), cfg.counts
+    products = N.matmul - N.resting + c.scan
+    match rule:
+        case FlopRule.PALM:
+            return float(6 * (products + c.scores))
+        case FlopRule.PALM_CAUSAL:
+            return 6.0 * products + 3.0 * c.scores
+        case FlopRule.SIX_ND:
+            return float(6 * N.active)
+        case FlopRule.KAPLAN:
+            return float(6 * (N.non_embedding - N.resting))
+        case FlopRule.CHINCHILLA:
+            return 3.0 * (2 * (N.embedding + products + c.scores) + 3 * c.softmax)
+
+
+def N_flops(cfg: Size, rule: FlopRule) -> float:
     """Parameters for which C = 6 N D holds exactly under `rule`."""
     return flops_per_token(cfg, rule) / 6
 

@@ -22,9 +22,10 @@ from conf.schema import AppConf
 from sweep.errors import UsageError, nearest
 
 TEXT_KEYS = ("root", "sweep", "cell", "record", "points", "curves", "out", "from", "fit.where", "fit.by",
-             "fit.loss", "data.path", "data.name", "data.revision", "data.dataset", "data.subset",
-             "data.split", "data.validation_split", "data.text_column", "data.tokenizer",
-             "data.tokenizer_revision", "data.cache", "report.title", "budget.ask", "budget.format",
+             "fit.loss", "model.architecture", "data.path", "data.name", "data.revision",
+             "data.dataset", "data.subset", "data.split", "data.validation_split",
+             "data.text_column", "data.tokenizer", "data.tokenizer_revision", "data.cache",
+             "report.title", "budget.ask", "budget.format",
              "budget.law", "budget.hardware", "budget.serve_hardware", "budget.dtype",
              "budget.records", "preregister", "score", "grid.prior", "grid.cells", "design.until",
              "design.fits", "cluster.partition", "cluster.account", "cluster.qos",
@@ -34,6 +35,7 @@ TEXT_KEYS = ("root", "sweep", "cell", "record", "points", "curves", "out", "from
              "run.tracker_project", "evaluate.command")  # fmt: skip
 TEXT_LISTS = ("fits",)  # [a,b]
 FIELDS = {"from": "from_"}  # of the schema, where a key is a word of Python's own
+_OPEN = ("model.base",)  # maps of anybody's keys, which Hydra adds to only where it is forced
 # With explicit cells these would change nothing.
 REPLACED_BY_CELLS = ("grid.budgets", "grid.tokens_per_param", "grid.window",
                      "grid.tokens_per_param_range", "grid.design", "grid.taper", "grid.prior",
@@ -88,7 +90,7 @@ def parse(verb: str, words: list[str], reads: tuple[str, ...]) -> Arguments:
             texts[key] = value
         else:
             _check_choice(key, value)
-            overrides.append(word)
+            overrides.append(_forced(word))
     app = _compose(overrides)
     for key, value in texts.items():
         _set_text(app, key, value)
@@ -109,11 +111,15 @@ def quoted(word: str) -> str:
     """Return a word as Hydra's grammar must see it, for Hydra's own flags (--cfg job)."""
     key, sep, value = word.partition("=")
     if not sep or not _is_text(key) or value == "null":
-        return word
+        return _forced(word)
     if key in TEXT_LISTS:
         return f"{key}=[{','.join(map(_escaped, _elements(value)))}]"
     added = "++" if key.startswith(_ADDITIONAL) else ""
     return f"{added}{FIELDS.get(key, key)}={_escaped(value)}"
+
+
+def _forced(word: str) -> str:
+    return f"++{word}" if word.partition("=")[0] in _OPEN else word
 
 
 def _escaped(value: str) -> str:

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from models.bounds import SHOWN, bounds, kernels, step_bytes
-from models.config import GPTConfig
 from models.flops import FlopRule, flops_per_token
+from models.hf_config import HFConfig
+from models.size import Size
 from sweep.cell import Cell, si
 from sweep.errors import UsageError
 from sweep.settings import HardwareSettings
@@ -108,9 +109,17 @@ def _where_it_turns(of_board: Sequence[dict[str, Any]], rows: Sequence[dict[str,
     return f"bound by launches up to {bound[-1]}, free of them from {free[0]}."
 
 
-def _sizes(cells: Sequence[Cell]) -> list[tuple[GPTConfig, int]]:
-    """Each size with its smallest and its largest batch, in the order of the ladder."""
-    batches: dict[GPTConfig, set[int]] = {}
+def _sizes(cells: Sequence[Cell]) -> list[tuple[Size, int]]:
+    """Each size with its smallest and its largest batch, in the order of the ladder.
+
+    Raises:
+        UsageError: they are not of our GPT, whose kernels and bytes are reckoned.
+    """
+    if any(isinstance(cell.model, HFConfig) for cell in cells):
+        raise UsageError(
+            "plan.bounds=true reckons our GPT alone: leave it out with model.architecture"
+        )
+    batches: dict[Size, set[int]] = {}
     for cell in cells:
         batches.setdefault(cell.model, set()).add(cell.batch_tokens)
     ordered = sorted(batches, key=lambda cfg: flops_per_token(cfg, FlopRule.PALM))

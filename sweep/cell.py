@@ -9,9 +9,9 @@ import json
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from functools import cached_property
 
-from models.config import GPTConfig
 from models.flops import FlopRule, N_flops, count_params, flops_per_token, orthogonalise_flops
 from models.parametrisation import growth
+from models.size import Size
 from results.record import Probe
 from sweep.recipe import Recipe, outside_regime
 from sweep.recipe_regime import Optimizer, Target
@@ -34,7 +34,7 @@ class Cell:
 
     budget: float  # C asked for, FLOPs under flop_rule
     flop_rule: FlopRule
-    model: GPTConfig
+    model: Size
     recipe: Recipe
     steps: int
     seed: int
@@ -132,14 +132,16 @@ def _digest(content: object) -> str:
 def _content(value: object) -> object:
     """Return what enters the id: all fields, but one with a default only where it differs from it.
 
-    So a field that is added later, with a default, leaves the ids of old cells as they were.
+    So a field that is added later, with a default, leaves the ids of old cells as they were. What was
+    found, not asked, stays out.
     """
     if not is_dataclass(value):
         return value
     return {
         f.name: _content(getattr(value, f.name))
         for f in fields(value)
-        if f.default is MISSING or getattr(value, f.name) != f.default
+        if (f.default is MISSING or getattr(value, f.name) != f.default)
+        and f.metadata.get("asked", True)
     }
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from models.config import MLP, GPTConfig, Init, Norm, Parametrisation, Positions
 from models.flops import FlopRule
+from models.hf_config import HFConfig
 from results.record import Probe
 from sweep.cell import Cell, DataRef, flops_of, params_of
+from sweep.hf_columns import architecture_columns, hf_from_row, hf_to_row
 from sweep.recipe import Recipe
 from sweep.recipe_regime import Optimizer
 from sweep.schedule import Schedule
@@ -48,7 +50,8 @@ def cell_to_row(cell: Cell) -> dict[str, Any]:
         "size_id": cfg.size_id,
         **params_of(cell),
         "tokens": cell.tokens,
-        **_model_to_row(cfg),
+        **(hf_to_row(cfg) if isinstance(cfg, HFConfig) else _model_to_row(cfg)),
+        **architecture_columns(cfg),
         "batch_tokens": cell.batch_tokens,
         "steps": cell.steps,
         **recipe,
@@ -85,7 +88,7 @@ def cell_from_row(row: Mapping[str, Any]) -> Cell:
 
 
 def _rebuild(row: Mapping[str, Any]) -> Cell:
-    model = _model_from_row(row)
+    model = hf_from_row(row) or _model_from_row(row)
     recipe = Recipe(
         rule=str(row["recipe"]),
         schedule=Schedule(row["schedule"]),

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.config import GPTConfig
 from models.flops import FlopRule
+from models.size import Size
 from results.record import Probe
 from sweep.cell import Cell, DataRef
 from sweep.errors import nearest
@@ -30,7 +30,7 @@ class GridInputs:
     """All that cells are made of; unpacks as the arguments of isoflop_grid."""
 
     settings: GridSettings
-    ladder: tuple[GPTConfig, ...]
+    ladder: tuple[Size, ...]
     recipe: RecipeSettings
     data: DataRef
 
@@ -104,7 +104,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _size(where: str, size_id: Any, ladder: Sequence[GPTConfig]) -> GPTConfig:
+def _size(where: str, size_id: Any, ladder: Sequence[Size]) -> Size:
     by_id = {cfg.size_id: cfg for cfg in ladder}
     if size_id not in by_id:
         near = nearest(str(size_id), by_id) or list(by_id)[:3]

@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 
 from models.attention import attention_version, choose_attention, is_deterministic
-from models.config import Attention, CrossEntropy, GPTConfig
+from models.config import Attention, CrossEntropy
 from models.hardware import TF32, find_peak
+from models.hf_config import HFConfig
 from models.kernel_rules import choose_cross_entropy
+from models.size import Size
 from sweep.errors import UsageError
 from sweep.host_memory import keep_freed_memory
 from sweep.memory import why_too_large
@@ -97,7 +99,7 @@ class Device:
 def open_device(
     asked: HardwareSettings,
     rank: int = 0,
-    head_dims: Collection[int] = (),
+    head_dims: Collection[int | None] = (),
     documents: bool = False,
     ranks_here: int | None = None,
 ) -> Device:
@@ -106,7 +108,8 @@ def open_device(
     Args:
         asked: what a person asked.
         rank: which of this machine's processes of the cell this is; on a GPU, which board.
-        head_dims: widths of the heads of every size of the sweep, which share one attention.
+        head_dims: widths of the heads of every size of the sweep, which share one attention; None of
+            a size without any.
         documents: whether packed documents are masked from each other.
         ranks_here: processes of the cell on this machine; None: all of them.
 
@@ -124,6 +127,7 @@ def open_device(
                 f"hardware.dtype=bfloat16, but {torch.cuda.get_device_name()} multiplies no "
                 "bfloat16; try hardware.dtype=float32"
             )
+    head_dims = {K for K in head_dims if K is not None}
     implementation = choose_attention(name, dtype, asked.attention, head_dims, documents)
     torch.set_num_threads(asked.threads)
     if asked.matmul_precision != "auto":
@@ -192,7 +196,7 @@ def check_device(asked: HardwareSettings, ranks_here: int | None = None) -> bool
     return gpus > 0
 
 
-def check_replica(cfg: GPTConfig, batch_rows: int, device: Device) -> None:
+def check_replica(cfg: Size, batch_rows: int, device: Device) -> None:
     """Refuse a cell that the device can't train, before anything is allocated.
 
     Raises:
@@ -234,11 +238,14 @@ def describe(device: Device) -> dict[str, object]:
     }
 
 
-def in_words(device: Device) -> str:
+def in_words(device: Device, cfg: Size) -> str:
     """Say what a cell is trained on: board, dtype, attention with its version, determinism."""
+    attention = f"{device.attention} of {attention_version(device.attention)}"
+    if isinstance(cfg, HFConfig):
+        attention = "of transformers"
     return (
         f"{device.board} ({device.dtype_name}, matmuls {torch.get_float32_matmul_precision()}, "
-        f"attention {device.attention} of {attention_version(device.attention)}, "
+        f"attention {attention}, "
         f"{'' if device.deterministic else 'not '}deterministic)"
     )
 

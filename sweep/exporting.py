@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.attention import choose_attention, only
 from models.gpt import GPT
+from models.hf_config import HFConfig
 from models.parametrisation import as_standard
 from models.stock import GPT2, NoStockForm, Stock, TrainedAngles, config_of, stock_of, weights_of
 from sweep.arguments import Arguments
@@ -84,6 +85,12 @@ def stock_for(finished: Finished) -> Stock:
     Raises:
         UsageError: no stock architecture computes what its options do; says which is in the way.
     """
+    if isinstance(finished.cell.model, HFConfig):
+        raise UsageError(
+            f"{finished.cell.id} can't be exported: model.architecture="
+            f"{finished.cell.model.architecture} is of transformers already, and isoflop export writes "
+            "cells of our own GPT"
+        )
     try:
         return stock_of(as_standard(finished.cell.model, {})[0])
     except NoStockForm as e:

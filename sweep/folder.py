@@ -220,7 +220,7 @@ def _row(planned: PlannedCell) -> dict[str, Any]:
 
 _SHARED = ("recipe", "schedule", "lr_floor", "beta1", "beta2", "eps", "timescale", "weight_decay", "grad_clip",
            "optimizer", "momentum", "adjust_lr_fn",
-           "vocab_size", "seq_len", "positions", "tied", "flop_rule",
+           "vocab_size", "seq_len", "architecture", "positions", "tied", "flop_rule",
            "n_expert", "top_k", "n_shared_expert", "granularity", "balance_loss", "router_z_loss",
            "data", "data_revision", "tokenizer", "data_source", "data_path",
            "data_validation_share", "data_val_tokens", "data_mix", "document_mask",

@@ -7,8 +7,8 @@ machine.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from models.config import GPTConfig
 from models.flops import FlopRule, N_flops, flops_per_token
+from models.size import Size
 from sweep.cell import Cell, DataRef, si
 from sweep.grid_settings import GridSettings, window_of
 from sweep.recipe import RecipeSettings, make_recipe
@@ -45,7 +45,7 @@ class Grid:
 
 def isoflop_grid(
     settings: GridSettings,
-    ladder: Sequence[GPTConfig],
+    ladder: Sequence[Size],
     recipe: RecipeSettings,
     data: DataRef,
 ) -> Grid:
@@ -110,7 +110,7 @@ def _taper(
     return kept, skipped
 
 
-def target_of(budget: float, rule: FlopRule, cfg: GPTConfig) -> Target:
+def target_of(budget: float, rule: FlopRule, cfg: Size) -> Target:
     """Return what a recipe's rule sees: a shape, and the D that the budget buys of it."""
     return Target(cfg, rule, budget / flops_per_token(cfg, rule))
 
@@ -118,7 +118,7 @@ def target_of(budget: float, rule: FlopRule, cfg: GPTConfig) -> Target:
 def make_cell(
     budget: float,
     rule: FlopRule,
-    cfg: GPTConfig,
+    cfg: Size,
     recipe: RecipeSettings,
     data: DataRef,
     seed: int,

@@ -5,13 +5,15 @@ from dataclasses import replace
 
 from models.config import LOGITS, MLP, GPTConfig
 from models.flops import count_params
+from models.hf_config import HFConfig
+from models.size import Size
 from sweep.cell import Cell
 from sweep.grid import Grid, Skip
 
 USABLE = 0.92  # share of a device that a replica may fill: the rest is context and fragments
 
 
-def memory_needed(cfg: GPTConfig, rows: int, half: bool, pieces: bool = True) -> float:
+def memory_needed(cfg: Size, rows: int, half: bool, pieces: bool = True) -> float:
     """Bytes of one replica that is trained with AdamW on `rows` sequences at a time.
 
     16 bytes a parameter: weight, gradient and two moments in float32; 2 more for the cast of the
@@ -24,12 +26,18 @@ def memory_needed(cfg: GPTConfig, rows: int, half: bool, pieces: bool = True) ->
     with dropout, from larger pieces. Experts: all their weights, and for a token what
     `_kept_of_experts` counts.
 
+    Of an architecture of transformers: what a pass on torch's meta device keeps of a row in float32
+    (more than in bfloat16), and 8 bytes a logit for gradients.
+
     Args:
         cfg: the shape.
         rows: sequences of one forward pass, at least 1.
         half: whether the forward pass is bfloat16.
         pieces: whether the loss is computed in pieces; hardware.cross_entropy=plain does not.
     """
+    if isinstance(cfg, HFConfig):
+        of_row = cfg.counts.row_bytes + 8 * cfg.seq_len * cfg.vocab_size
+        return (18.0 if half else 16.0) * count_params(cfg).total + rows * of_row
     tokens, head = rows * cfg.seq_len, cfg.vocab_size * cfg.d_model
     logits, of_head = tokens * cfg.vocab_size, 0
     if pieces and logits > LOGITS:
@@ -56,7 +64,7 @@ def _kept_of_experts(cfg: GPTConfig, half: bool) -> float:
 
 
 def rows_that_fit(
-    cfg: GPTConfig, most: int, half: bool, memory_bytes: float, pieces: bool = True
+    cfg: Size, most: int, half: bool, memory_bytes: float, pieces: bool = True
 ) -> int:
     """Halve `most` sequences until a replica fits; 0 where one sequence does not."""
     rows = most
@@ -79,16 +87,22 @@ def nearest_that_fits(cfg: GPTConfig, half: bool, memory_bytes: float) -> GPTCon
     return None
 
 
-def why_too_large(cfg: GPTConfig, half: bool, memory_bytes: float) -> str | None:
+def why_too_large(cfg: Size, half: bool, memory_bytes: float) -> str | None:
     """Say what a replica needs and what would fit, or None where it fits."""
     if rows_that_fit(cfg, 1, half, memory_bytes):
         return None
-    smaller = nearest_that_fits(cfg, half, memory_bytes)
-    hint = f"{smaller.size_id} would fit" if smaller else "nothing of this vocabulary would fit"
+    hint = _what_would_fit(cfg, half, memory_bytes)
     return (
         f"a replica needs {memory_needed(cfg, 1, half) / 1e9:.3g} GB with one sequence at a time, "
         f"of {USABLE * memory_bytes / 1e9:.3g} usable GB; {hint}"
     )
+
+
+def _what_would_fit(cfg: Size, half: bool, memory_bytes: float) -> str:
+    if isinstance(cfg, HFConfig):
+        return "take it out of model.rungs"
+    smaller = nearest_that_fits(cfg, half, memory_bytes)
+    return f"{smaller.size_id} would fit" if smaller else "nothing of this vocabulary would fit"
 
 
 def without_too_large(grid: Grid, half: bool, memory_bytes: float | None) -> Grid:

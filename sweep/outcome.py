@@ -12,6 +12,7 @@ from sweep.data_columns import sets_column, sources_column
 from sweep.device import Device, describe
 from sweep.evaluate import Validation
 from sweep.health import health_columns, load_columns
+from sweep.hf_columns import flop_source, ran_by_hf
 from sweep.measure import Measurements, measured_columns
 
 
@@ -33,7 +34,8 @@ def make_record(
         measured: what it measured.
         ended: status, reason and loss columns.
     """
-    cell, env, where = attempt.cell, environment(), describe(device)
+    cell, env = attempt.cell, environment()
+    where = describe(device) | ran_by_hf(cell.model)
     used = data.train.usage(cell.seed, cell.steps * cell.recipe.batch_rows)
     unique = sum(u.unique_tokens for u in used)
     columns = measured_columns(measured, cell, where)
@@ -49,7 +51,7 @@ def make_record(
         **health_columns(
             cell, columns["train_loss"], ended.get("val_loss", float("nan")), finished
         ),
-        flop_source="formula" if cell.model.n_expert is None else "formula, of active experts",
+        flop_source=flop_source(cell.model),
         python_version=env["versions"]["python"],
         numpy_version=env["versions"]["numpy"],
         git_sha=env["git_sha"],

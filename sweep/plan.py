@@ -10,6 +10,7 @@ from rich.table import Table
 
 from conf.schema import AppConf
 from models.config import GPTConfig, Parametrisation
+from models.hf_config import HFConfig
 from sweep.amounts import duration, size_of
 from sweep.cell import Cell, params_of, si
 from sweep.cells import cell_to_row
@@ -62,8 +63,8 @@ def print_json(resolved: Resolved, app: AppConf) -> None:
 def print_table(resolved: Resolved, app: AppConf, console: Console) -> None:
     """Print the plan for a person: cells, what was left out, totals, the next command."""
     grid = resolved.grid
-    if options := _model_options(grid.cells[0].model):
-        console.print(f"model: {options} (the rest as in docs/config.md)\n")
+    if said := _model_line(grid.cells):
+        console.print(f"model: {said}\n")
     console.print(_cell_table(resolved, grid.cells))
     console.print(f"\n{_recipe_line(grid.cells)}")
     if grid.probes:
@@ -89,6 +90,23 @@ def _of_trunks(totals: dict[str, Any]) -> str:
         return ""
     share = totals["flops_spent"] / totals["flops"]
     return f"of which {totals['flops_spent']:.3g} are spent ({share:.0%}), as trunks are trained once, "
+
+
+def _model_line(cells: Sequence[Cell]) -> str:
+    """Say what all sizes share, and who counted them where it was not a formula."""
+    cfg = cells[0].model
+    if not isinstance(cfg, HFConfig):
+        options = _model_options(cfg)
+        return options and f"{options} (the rest as in docs/config.md)"
+    by_size = sorted(cells, key=lambda c: c.N)
+    source, largest = (c.model.counts.source for c in (by_size[0], by_size[-1]))
+    of_largest = (
+        "" if largest == source else f" (of the largest size: {largest.rpartition('; ')[2]})"
+    )
+    return (
+        f"{cfg.architecture} of transformers; FLOPs: {source}{of_largest}. Predicted times take it "
+        "for as fast as our GPT"
+    )
 
 
 def _model_options(cfg: GPTConfig) -> str:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from models.config import GPTConfig, Parametrisation
+from models.config import Parametrisation
 from models.flops import FlopRule, N_flops, count_params, flops_per_token
+from models.size import Size
 
 Range = tuple[float, float]
 
@@ -25,7 +26,7 @@ class Optimizer(StrEnum):
 class Target:
     """A shape, and the tokens D that its budget buys."""
 
-    cfg: GPTConfig
+    cfg: Size
     flop_rule: FlopRule
     tokens: float
 

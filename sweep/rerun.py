@@ -97,7 +97,7 @@ def rerun(found: Found, hardware: HardwareSettings, run: RunSettings, console: C
     attempt = claim(folder, cell, resume=False)
     console.print(
         f"{cell.id}, attempt {attempt.number}: {cell.model.size_id}, N={cell.N:,.0f}, "
-        f"D={cell.tokens:,} in {cell.steps:,} steps on {in_words(device)}",
+        f"D={cell.tokens:,} in {cell.steps:,} steps on {in_words(device, cell.model)}",
     )
     with _ProgressLine(console) as line:
         try:

@@ -1,10 +1,12 @@
 """From what was written (AppConf) to what it means: frozen values, or one line that says what is wrong."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from analysis.design_prior import Prior, PriorError, load_prior
 from conf.schema import AppConf, HardwareConf, RunConf
 from models.config import MLP, GPTConfig, Init, Norm, Parametrisation, Positions
+from models.hf_config import HFConfig
 from sweep.cells_file import GridInputs, read_cells
 from sweep.data import DataSettings
 from sweep.data_resolve import DataHandling, resolve_data
@@ -13,6 +15,7 @@ from sweep.errors import UsageError
 from sweep.folder import PlannedCell, SweepFolder, sweep_folder
 from sweep.grid import Grid, isoflop_grid
 from sweep.grid_settings import GridSettings
+from sweep.hf_ladder import HF_KEYS, hf_ladder, refuse_hf_keys
 from sweep.memory import without_too_large
 from sweep.predict import Rates
 from sweep.probes import with_probes
@@ -49,7 +52,7 @@ def resolve(app: AppConf) -> Resolved:
     try:
         inputs = GridInputs(
             _grid_settings(app),
-            tuple(_ladder(app, data.tokenizer.vocab_size)),
+            tuple(_ladder(app, data.tokenizer.vocab_size, folder.data_cache)),
             RecipeSettings(**asdict(app.recipe)),
             data.ref,
         )
@@ -126,10 +129,15 @@ _NAMED = {
 }
 
 
-def _ladder(app: AppConf, vocab_size: int) -> list[GPTConfig]:
+def _ladder(app: AppConf, vocab_size: int, cache: Path) -> list[GPTConfig] | list[HFConfig]:
+    if app.model.architecture is not None:
+        _refuse_beside_hf(app)
+        return hf_ladder(app.model, vocab_size, cache)
+    refuse_hf_keys(app.model)
     shared = asdict(app.model)
     sizes = shared.pop("ladder")
-    del shared["name"]
+    for key in ("name", *HF_KEYS):
+        del shared[key]
     for key, names in _NAMED.items():
         if shared[key] not in list(names):
             raise ValueError(f"model.{key}={shared[key]} is unknown; it may be {', '.join(names)}")
@@ -156,6 +164,35 @@ def _refuse_muon_under_mup(inputs: GridInputs) -> None:
             f"recipe.optimizer=muon is not defined under model.parametrisation={kind}, whose factors are "
             "AdamW's: recipe.optimizer=adamw, or model.parametrisation=standard"
         )
+
+
+def _refuse_beside_hf(app: AppConf) -> None:
+    """Refuse what would change nothing of an architecture of transformers, or what it can't do."""
+    refused = {
+        "recipe.optimizer=muon": (
+            app.recipe.optimizer == "muon",
+            "knows the matrices of our GPT: adamw",
+        ),
+        "data.document_mask=true": (
+            app.data.document_mask,
+            "would need every layer to keep documents apart, which states of recurrences do not: false",
+        ),
+        f"hardware.attention={app.hardware.attention}": (
+            app.hardware.attention != "auto",
+            "is our GPT's: transformers chooses its own; auto",
+        ),
+        f"hardware.cross_entropy={app.hardware.cross_entropy}": (
+            app.hardware.cross_entropy not in ("chunked", "plain"),
+            "is our GPT's: the logits here are the architecture's own; plain",
+        ),
+        f"hardware.ranks={app.hardware.ranks}": (
+            app.hardware.ranks > 1,
+            "is our GPT's: one device trains a cell here; 1",
+        ),
+    }
+    for what, (is_asked, why) in refused.items():
+        if is_asked:
+            raise ValueError(f"{what} with model.architecture={app.model.architecture}: it {why}")
 
 
 def _grid_settings(app: AppConf) -> GridSettings:

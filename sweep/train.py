@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from models.attention import only
-from models.gpt import GPT
+from models.build import make_model
 from models.loss import Loss
 from sweep.batches import Batches, documents
 from sweep.cell import Cell
@@ -58,7 +58,7 @@ class Trainer:
         self.micro_rows = micro_rows or device.hardware.micro_rows
         self.settled, self.compile_seconds = False, 0.0
         torch.manual_seed(cell.seed)
-        self.model = GPT(cell.model, device.attention, device.cross_entropy)
+        self.model = make_model(cell.model, device.attention, device.cross_entropy)
         self.model.init_weights(cell.seed)
         self.model.to(device.device)
         self.optimizer = make_optimizer(self.model, cell)
@@ -89,7 +89,7 @@ class Trainer:
         """
         batch_rows, ranks = self.cell.recipe.batch_rows, self.ranks
         most, start = ranks.most_rows(batch_rows), time.perf_counter()
-        with only(self.device.attention):
+        with only(self.model.implementation):
             if self.micro_rows is None:
                 same = self.restored.get("ranks") == ranks.size  # the same split, the same bits
                 most = min(most, self.restored["micro_rows"]) if same else most
@@ -114,7 +114,7 @@ class Trainer:
         share = self.lr_share()
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * share
-        with only(self.device.attention):  # also where nobody opened it around all steps
+        with only(self.model.implementation):  # also where nobody opened it around all steps
             loss, small_squared = self._accumulate(self._next_rows())
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.grad_clip)
         if self.norms is not None and small_squared is not None:
@@ -253,7 +253,7 @@ def train(trainer: Trainer, after_step: Callable[[int, float], None]) -> None:
     Raises:
         Diverged: a loss is not finite.
     """
-    with only(trainer.device.attention):
+    with only(trainer.model.implementation):
         while trainer.step < trainer.cell.steps:
             loss = trainer.train_step().item()
             if not math.isfinite(loss):

@@ -49,7 +49,8 @@ def main() -> None:
         say({"kind": "refused", "reason": str(e)})
         return
     share_memory(device, setup["share"])
-    print(f"training on {in_words(device)}", file=sys.stderr, flush=True)  # its log
+    model = next(iter(plan.values())).cell.model
+    print(f"training on {in_words(device, model)}", file=sys.stderr, flush=True)  # its log
     say({"kind": "ready"})
     settings = RunSettings(**setup["run"])
     watch = Watch(settings.lease_seconds)

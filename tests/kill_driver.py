@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from helpers_cells import CPU, data_settings, tiny_cell
 
+from models import build
+from models.gpt import GPT
 from results import provenance
 from results.store import read_records
 from sweep import attempt, checkpoint, optimizer, train
@@ -27,7 +29,7 @@ from sweep.folder import SweepFolder
 from sweep.settings import RunSettings
 
 
-class NoisyGPT(train.GPT):
+class NoisyGPT(GPT):
     """A model that draws from torch's generator, as dropout would."""
 
     def hidden(self, tokens_BT: torch.Tensor, document_BT=None) -> torch.Tensor:
@@ -149,7 +151,7 @@ def main() -> None:
 
         def life(kills: list, folder=folder, cell=cell, moment=moment) -> None:
             if moment["noise"]:
-                train.GPT = NoisyGPT
+                build.GPT = NoisyGPT
             for name, nth in kills:
                 MOMENTS[name](nth)
             finish(folder, cell, data, asked, device, moment["checkpoint_seconds"])
