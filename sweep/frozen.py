@@ -41,6 +41,7 @@ class Frozen:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         values = {**asdict(self), "shards": str(self.shards)}
+        values["run"]["trackers"] = list(self.run.trackers)
         return values | {"node_cache": self.node_cache and str(self.node_cache)}
 
     @staticmethod

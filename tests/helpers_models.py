@@ -14,7 +14,7 @@ def any_config(
     """Draw a shape with any choice of every option; experts: True with, False without, None either."""
     G, R = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     kind = draw(st.sampled_from(Parametrisation))
-    base = st.integers(1, 64)
+    base = st.integers(1, 24)
     half_K = draw(st.integers(1, max(1, largest_d // (2 * G * R))))
     dense = GPTConfig(
         n_layer=draw(st.integers(1, 2)),
@@ -31,7 +31,7 @@ def any_config(
         z_loss=draw(st.sampled_from([0.0, 1e-4])),
         init=draw(st.sampled_from(Init)),
         parametrisation=kind,
-        base_d_model=None if kind is Parametrisation.STANDARD else draw(base),
+        base_d_model=None if kind is Parametrisation.STANDARD else 2 * R * draw(base),
         base_n_layer=draw(base) if kind is Parametrisation.COMPLETEP else None,
     )
     if experts is False or (experts is None and draw(st.booleans())):

@@ -41,7 +41,7 @@ def record_row(number: int, C: float, N: float, loss: float) -> dict:
     row |= {
         "sweep": "planted", "cell_id": f"c{C:.3g}-n{N / 1000:.0f}k-s0-{number:08x}", "attempt": 0,
         "budget": C, "flop_rule": "palm", "flops": C, "size_id": f"d{round(N)}", "N_flops": N,
-        "N_total": int(1.2 * N), "N_non_embedding": int(0.8 * N), "N_matmul": int(N),
+        "N_total": int(1.2 * N), "N_active": int(1.2 * N), "N_non_embedding": int(0.8 * N), "N_matmul": int(N),
         "tokens": int(D), "unique_tokens": int(D), "epochs": 1.0, "lr": 0.016, "seed": 0,
         "val_loss": loss, "val_loss_se": 0.0021, "bpb": loss / math.log(2), "board": "a CPU",
         "tokens_per_second": 4e9 / N, "mfu_of_measured_peak": 0.2 + 0.05 * math.log10(N / 1e3),

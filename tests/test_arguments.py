@@ -159,7 +159,7 @@ def test_a_config_depends_on_its_words_only():
             "grid=smoky",
             r"grid=smoky is not a grid; it may be cluster, demo, reference, single_gpu, smoke",
         ),
-        ("model=huge", r"model=huge is not a model; it may be large, micro, micro_fine, small"),
+        ("model=huge", r"model=huge is not a model; it may be hf, large, micro, micro_fine, small"),
         ("grid.seeds=1", r"grid\.seeds"),
         ("grid.window=wide", r"grid\.window: .*'wide'"),
         ("grid.budgets=[1e9", r"."),

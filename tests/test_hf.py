@@ -47,7 +47,10 @@ def build(cfg, seed: int = 0) -> torch.nn.Module:
     return model
 
 
-@pytest.mark.parametrize("name", FIVE)
+# The others with the faults, by make test-cluster.
+@pytest.mark.parametrize(
+    "name", [*FIVE[:1], *(pytest.param(n, marks=pytest.mark.slow) for n in FIVE[1:])]
+)
 def test_each_trains_and_goes_on_from_a_checkpoint_to_the_same_bits(name, data, device):
     cell = tiny_cell(24, model=size_of(name), lr=0.01, lr_embedding=0.01)
     whole = Trainer(cell, data.train, device)

@@ -181,6 +181,7 @@ def test_experts_are_one_graph_for_the_compiler_where_torch_can_trace_a_grouped_
     torch.testing.assert_close(*found, rtol=0.1, atol=0.01)
 
 
+@pytest.mark.slow
 def test_a_loop_over_experts_is_left_alone_by_the_compiler():
     """In float32 it breaks the graph, and what is left is compiled once whatever the loads are."""
     torch._dynamo.reset()

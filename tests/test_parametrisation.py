@@ -245,6 +245,7 @@ def test_a_wrong_parametrisation_is_one_line_and_status_2(words, said, command):
     assert said in err
 
 
+@pytest.mark.slow
 def test_it_is_planned_trained_and_recorded(command, tmp_path, text_folder):
     words = tiny_grid(tmp_path, text_folder, "[2e8]", grid__probe="false")
     words += MUP_WORDS
