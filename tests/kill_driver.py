@@ -32,9 +32,9 @@ from sweep.settings import RunSettings
 class NoisyGPT(GPT):
     """A model that draws from torch's generator, as dropout would."""
 
-    def hidden(self, tokens_BT: torch.Tensor, document_BT=None) -> torch.Tensor:
+    def hidden(self, tokens_BT: torch.Tensor, document_BT=None, routed=None) -> torch.Tensor:
         """Add noise to what the head multiplies."""
-        x_BTC = super().hidden(tokens_BT, document_BT)
+        x_BTC = super().hidden(tokens_BT, document_BT, routed)
         return x_BTC + 0.1 * torch.randn(x_BTC.shape)
 
 

@@ -13,7 +13,7 @@ from sweep.verbs import VERBS
 pytestmark = pytest.mark.slow
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 IN_TURN = ("plan", "prepare", "launch", "run", "status", "logs", "cancel", "collect", "fit", "report",
-           "forecast", "budget", "design")  # fmt: skip
+           "forecast", "budget", "design", "evaluate", "export", "import")  # fmt: skip
 
 
 def test_examples_of_help_work_when_pasted(tmp_path):
@@ -24,6 +24,9 @@ def test_examples_of_help_work_when_pasted(tmp_path):
     except DataError as e:
         pytest.skip(str(e))
     (tmp_path / "results").symlink_to(RESULTS)  # as in a checkout
+    (tmp_path / "news.txt").write_text(
+        "The river rose in the night, and the mill stood still.\n" * 2000
+    )
     for verb in IN_TURN:
         program, *words = shlex.split(VERBS[verb].example)
         done = isoflop(*words, cwd=tmp_path)
