@@ -46,7 +46,7 @@ reference: $(READY)
 	  for verb in collect fit report; do $(BIN)/isoflop $$verb sweep=$$sweep || exit; done; done
 
 test: $(READY) check
-	@echo "Tests: under ten minutes on two cores."
+	@echo "Tests: about ten minutes on two cores."
 	@export OMP_NUM_THREADS=1; said=$$(mktemp); \
 	$(BIN)/python -m pytest tests/cluster -m "not slow" >$$said 2>&1 & faults=$$!; \
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not gpu and not cluster and not slow"; rest=$$?; \
