@@ -142,13 +142,20 @@ def run_attempt(
     run.status.say(record.status, run.measured.steps_done, record.reason, notes)
     run.tracking.end(asdict(record))
     if RecordStatus(record.status).terminal:
-        checkpoint.drop(attempt.checkpoint, settings.keep_checkpoints)
-        if settings.keep_checkpoints == "none":
-            drop_before(folder, attempt.cell, _warn)
-        if run.resumed_from is not None:
-            theirs = attempt.path.parent / str(run.resumed_from)
-            checkpoint.drop(theirs / "checkpoint" / "state.pt", "none")
+        _drop_checkpoints(attempt, folder, settings.keep_checkpoints, run.resumed_from)
     return record
+
+
+def _drop_checkpoints(
+    attempt: Attempt, folder: SweepFolder, keep: str, resumed_from: int | None
+) -> None:
+    """Leave of the cell's checkpoints what run.keep_checkpoints says, once its end is on record."""
+    checkpoint.drop(attempt.checkpoint, keep)
+    if keep == "none":
+        drop_before(folder, attempt.cell, _warn)
+    if resumed_from is not None:
+        theirs = attempt.path.parent / str(resumed_from)
+        checkpoint.drop(theirs / "checkpoint" / "state.pt", "none")
 
 
 class _Run:
