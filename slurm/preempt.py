@@ -8,6 +8,7 @@ again after scancel comes back though somebody cancelled it.
 """
 
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -79,9 +80,22 @@ def ignore_signals() -> None:
         signal.signal(one, signal.SIG_IGN)
 
 
-def job_facts(job_id: str) -> JobFacts | None:
-    """Ask scontrol about a job; None where it does not answer."""
-    said = _scontrol("show", "job", "-o", job_id)
+def own_task() -> str:
+    """Name of the task that this process runs in, as scontrol is to be told.
+
+    One task of an array has the array's own id for its SLURM_JOB_ID, and scontrol takes that id for
+    every task: asked to queue it again, it starts them all anew, the finished ones too.
+
+    Raises:
+        KeyError: outside of a job.
+    """
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def job_facts(task: str) -> JobFacts | None:
+    """Ask scontrol about one task; None where it does not answer."""
+    said = _scontrol("show", "job", "-o", task)
     if said is None:
         return None
     fields = dict(re.findall(r"(\w+)=(\S+)", said))
@@ -94,9 +108,9 @@ def scontrol_is_here() -> bool:
     return shutil.which("scontrol") is not None
 
 
-def requeue(job_id: str) -> bool:
-    """Queue a running job again; returns whether SLURM took it."""
-    return _scontrol("requeue", job_id) is not None
+def requeue(task: str) -> bool:
+    """Queue a running task again; returns whether SLURM took it."""
+    return _scontrol("requeue", task) is not None
 
 
 def exclude_nodes(job_ids: list[str], nodes: list[str]) -> None:

@@ -114,24 +114,27 @@ def _executor(kind: type, request: Request) -> Any:
     return executor
 
 
-_RUNS = 'scontrol show job -o "$SLURM_JOB_ID" | grep -q " JobState=RUNNING "'
+# As preempt.own_task: the id of one task is the array's own, which scontrol takes for all of them.
+_TASK = 'task="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"'
+_RUNS = 'scontrol show job -o "$task" | grep -q " JobState=RUNNING "'
 
 
-def wish(logs: Path, job_id: str) -> Path:
+def wish(logs: Path, task: str) -> Path:
     """Return the file by which a command that can't call scontrol has its job queued again.
 
     In a container there is none; the batch file runs outside of it.
     """
-    return logs / f"{job_id}_again"
+    return logs / f"{task}_again"
 
 
 def _again_if_asked(request: Request) -> list[str]:
     """Shell lines that queue a job again whose command wishes it, unless SLURM is ending the job."""
     return [
         "code=$?",
-        f'wish={shlex.quote(str(request.logs))}/"$SLURM_JOB_ID"_again',
+        _TASK,
+        f'wish={shlex.quote(str(request.logs))}/"$task"_again',
         f'if rm "$wish" 2>/dev/null && {_RUNS}; then',
-        '  scontrol requeue "$SLURM_JOB_ID"',
+        '  scontrol requeue "$task"',
         "  exit 0",
         "fi",
     ]
@@ -145,13 +148,13 @@ def _again_if_lost(request: Request) -> list[str]:
     file: SLURM's own count has preemptions in it.
     """
     return [
-        f'count={shlex.quote(str(request.logs))}/"$SLURM_JOB_ID"_lost',
+        f'count={shlex.quote(str(request.logs))}/"$task"_lost',
         f'if [ "$code" -ne 0 ] && [ "$code" -ne {SAID_WHY} ] &&',
         f'  [ "$(cat "$count" 2>/dev/null | wc -l)" -lt {request.again_if_lost} ] &&',
         f"  {_RUNS} &&",
         '  echo "$code" >>"$count"; then',  # on a full disk it can't count, and must not come back
         '  echo "lost with exit status $code: queued again"',
-        '  scontrol requeue "$SLURM_JOB_ID"',
+        '  scontrol requeue "$task"',
         "fi",
         'exit "$code"',
     ]

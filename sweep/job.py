@@ -15,7 +15,7 @@ from pathlib import Path
 
 from results.record import Record, RecordStatus
 from slurm.lease import Holder, LeaseLost, Watch
-from slurm.preempt import Notice, exclude_nodes, ignore_signals
+from slurm.preempt import Notice, exclude_nodes, ignore_signals, own_task
 from slurm.submit import SAID_WHY
 from sweep.claim import Attempt, StatusFile, claim_for_launch, read_status
 from sweep.errors import UsageError
@@ -55,7 +55,7 @@ class _Task:
         self, folder: SweepFolder, planned: PlannedCell, frozen: Frozen, notice: Notice
     ) -> None:
         self.folder, self.planned, self.frozen, self.notice = folder, planned, frozen, notice
-        self.job_id = os.environ["SLURM_JOB_ID"]
+        self.task = own_task()
 
     def run(self) -> int:
         """Claim the cell, if it is ours to train, and train it."""
@@ -81,7 +81,7 @@ class _Task:
                 return 1
 
     def _queue_again(self) -> bool:
-        return queue_again(self.folder.path / "logs", self.job_id)
+        return queue_again(self.folder.path / "logs", self.task)
 
     def _claim(self) -> Attempt | Holder | str:
         """Take the cell; wait as long as it takes to know whether who holds it is alive."""
@@ -156,7 +156,7 @@ class _Task:
         name = self.notice.take()
         if name is None:
             return False
-        return should_leave(name, self.job_id, self.frozen.max_requeues)
+        return should_leave(name, self.task, self.frozen.max_requeues)
 
     def _after(self, record: Record) -> int:
         """Say how it ended; try again what may pass."""
@@ -165,7 +165,7 @@ class _Task:
             say(f"{record.cell_id} {record.status}{loss} {record.reason or ''}")
             return 0
         say(f"{record.cell_id} failed: {record.reason}")
-        step = failures_here(self.folder, record, self.frozen.retries, self.job_id)
+        step = failures_here(self.folder, record, self.frozen.retries, os.environ["SLURM_JOB_ID"])
         say(step.why)
         exclude_nodes(step.jobs, step.bad_nodes)
         return self._try_again(step.tries) if step.again else SAID_WHY

@@ -6,7 +6,6 @@ life finds by the records what is left.
 """
 
 import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from results.store import terminal_cells
 from slurm.local import Event, NoWorker, WorkerRefused, map_on_workers
 from slurm.mps import shared_gpu
-from slurm.preempt import Notice
+from slurm.preempt import Notice, own_task
 from slurm.submit import SAID_WHY
 from sweep.folder import PlannedCell, SweepFolder
 from sweep.frozen import Frozen
@@ -40,7 +39,7 @@ class PackJob:
     ) -> None:
         self.folder, self.cells, self.frozen = folder, cells, frozen
         self.at_once, self.notice = at_once, notice
-        self.job_id = os.environ["SLURM_JOB_ID"]
+        self.task = own_task()
         self.failed: dict[str, str] = {}
         self.lost: set[str] = set()
         self.elsewhere: set[str] = set()
@@ -123,9 +122,9 @@ class PackJob:
 
     def _leaves(self, name: str) -> bool:
         """All is saved: whether the job was queued again; if not it goes on while it can."""
-        if not should_leave(name, self.job_id, self.frozen.max_requeues):
+        if not should_leave(name, self.task, self.frozen.max_requeues):
             return False
-        if queue_again(self.folder.path / "logs", self.job_id):
+        if queue_again(self.folder.path / "logs", self.task):
             say("queued again")
             return True
         say("SLURM did not take it back: it goes on while it can")

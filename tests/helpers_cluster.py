@@ -120,12 +120,15 @@ class Lab:
         running = self.wait_for(f"a cell of {sweep} that trains", lambda: self.running(sweep))
         return next(iter(running.items()))
 
-    def hold(self, sweep: str, but: Collection[str] = ()) -> tuple[str, dict]:
+    def hold(
+        self, sweep: str, but: Collection[str] = (), index: int | None = None
+    ) -> tuple[str, dict]:
         """Stop the process of a cell in the middle, so that it can't end before what comes.
 
         Args:
             sweep: of the cell.
             but: cells that are held already.
+            index: of its task in the array; None: whichever trains first.
 
         Returns:
             The cell's id and status. `go_on` lets the process go on.
@@ -133,7 +136,9 @@ class Lab:
 
         def one() -> tuple[str, dict] | None:
             for cell, status in self.running(sweep).items():
-                if cell not in but and status["slurm_job_id"]:
+                if cell in but or not status["slurm_job_id"]:
+                    continue
+                if index in (None, status["index"]):
                     with suppress(ProcessLookupError):
                         os.kill(status["pid"], signal.SIGSTOP)
                         if cell in self.running(sweep):

@@ -90,7 +90,7 @@ def test_without_scontrol_a_task_saves_leaves_a_wish_and_goes_on_in_its_next_lif
     assert life.returncode == 0, out
     assert "SIGUSR2: saved; there is no scontrol here" in out
     assert last_status(job.folder)["state"] == "stopped"
-    assert (job.folder.path / "logs" / "7_again").exists()
+    assert (job.folder.path / "logs" / "7_0_again").exists()
     assert job.task().run() == 0  # the next life
     assert f"{CELL.id} finished, loss" in capsys.readouterr().out
     assert read_records(job.folder.records)["restarts"].tolist() == [1]

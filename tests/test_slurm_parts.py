@@ -156,7 +156,7 @@ def batch_end(tmp_path):
     tools.mkdir()
     logs.mkdir()
 
-    def run(status: int, state: str) -> int:
+    def run(status: int, state: str, **more: str) -> int:
         scontrol = tools / "scontrol"
         scontrol.write_text(
             f'#!/bin/sh\nif [ "$1" = show ]; then echo "JobId=7 JobState={state} Reason=None"; '
@@ -166,6 +166,7 @@ def batch_end(tmp_path):
         last = batch_text(request(logs=logs)).split("# teardown")[1]
         script = last.replace("code=$?", f"(exit {status}); code=$?")
         env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+        env |= more
         return subprocess.run(["bash", "-c", script], env=env, capture_output=True).returncode
 
     run.logs, run.asked = logs, tmp_path / "asked"
@@ -194,6 +195,14 @@ def test_the_batch_file_queues_again_what_wishes_it_from_a_container(
     assert batch_end(status, state) == (0 if again else status)
     assert batch_end.asked.exists() is again
     assert not list(batch_end.logs.iterdir())  # granted once, and not counted as a loss
+
+
+def test_the_last_task_of_an_array_is_queued_again_alone(batch_end):
+    """SLURM gives it the array's own id, which scontrol takes for all tasks."""
+    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
+    assert batch_end(137, "RUNNING", **array) == 137
+    assert batch_end.asked.read_text() == "requeue 7_3\n"
+    assert (batch_end.logs / "7_3_lost").exists()
 
 
 # snapshots

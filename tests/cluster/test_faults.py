@@ -149,11 +149,13 @@ def test_the_controller_is_killed(lab, few):
 
 
 def test_a_time_limit_shorter_than_a_cell(lab, few):
-    """The job saves, queues itself again, and goes on."""
+    """The job saves, queues itself again, and goes on; it alone, though it has the array's id."""
     sweep = "limit"
     lab.launch(sweep, FEW)
-    _meet_time_limit(lab, sweep)
+    _meet_time_limit(lab, sweep, index=len(few) - 1)
     assert "saved; queued again" in lab.logs(sweep)
+    lives = lab.ask("sacct", "-n", "-X", "-D", "-o", "JobID", "-j", _array(lab, sweep)).split()
+    assert len(lives) == len(few) + 1, lives
     lab.check(sweep, few)
 
 
@@ -193,9 +195,9 @@ def test_a_process_that_exits_without_a_word(lab, few, tmp_path, word, said):
     lab.check(sweep, few)
 
 
-def _meet_time_limit(lab: Lab, sweep: str) -> None:
+def _meet_time_limit(lab: Lab, sweep: str, index: int | None = None) -> None:
     """Set a limit by hand under a running job, which is held still until SLURM has told it."""
-    _, status = lab.hold(sweep)
+    _, status = lab.hold(sweep, index=index)
     minutes = int(lab.ask("squeue", "-h", "-o", "%M", "-j", lab.job_of(status)).split(":")[-2]) + 2
     lab.ask("scontrol", "update", f"jobid={lab.job_of(status)}", f"timelimit={minutes}")
     try:
@@ -203,6 +205,11 @@ def _meet_time_limit(lab: Lab, sweep: str) -> None:
     finally:
         lab.go_on(status)
     lab.wait_until_idle()
+
+
+def _array(lab: Lab, sweep: str) -> str:
+    (one,) = [s.job_id for s in read_submissions(lab.folder(sweep)) if s.kind == "cells"]
+    return one
 
 
 def _program(path: Path, *lines: str) -> Path:
