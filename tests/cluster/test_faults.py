@@ -24,7 +24,7 @@ from sweep.submissions import read_submissions
 
 pytestmark = pytest.mark.slow
 
-FEW = "grid.budgets=[1.4e10]"
+FEW = ("grid.budgets=[1.4e10]", "grid.window=2")
 
 PREEMPTION = [
     pytest.param(True, 30, id="user signal, grace"),
@@ -35,7 +35,7 @@ PREEMPTION = [
 
 @pytest.fixture
 def few(right) -> dict[str, float]:
-    """Return the losses of FEW, the smoke grid's cheaper budget."""
+    """Return the losses of FEW, two cells of the smoke grid."""
     return {cell: loss for cell, loss in right.items() if cell.startswith("c1.4e10")}
 
 
@@ -54,7 +54,7 @@ def configured(lab):
 def test_preemption_as_each_kind_of_site_does_it(lab, few, configured, user_signal, grace):
     configured(user_signal, grace)
     sweep = f"preempted-{user_signal}-{grace}"
-    lab.launch(sweep, FEW, "cluster.partition=preempt")
+    lab.launch(sweep, *FEW, "cluster.partition=preempt")
     _, status = lab.hold(sweep)
     lab.take_room_of(status)
     lab.wait_until_idle()
@@ -66,7 +66,7 @@ def test_preemption_as_each_kind_of_site_does_it(lab, few, configured, user_sign
 def test_a_cancelled_sweep_does_not_come_back(lab, few):
     """Scancel sends SIGTERM, as a preemption does on some sites: nothing may queue itself again."""
     sweep = "cancelled"
-    lab.launch(sweep, FEW)
+    lab.launch(sweep, *FEW)
     _, status = lab.hold(sweep)  # so that one at least is not done before it is cancelled
     done = lab.isoflop("cancel", f"root={lab.root}", f"sweep={sweep}")
     assert done.returncode == 0, done.stderr
@@ -77,7 +77,7 @@ def test_a_cancelled_sweep_does_not_come_back(lab, few):
     before = lab.losses(sweep) if any(lab.folder(sweep).records.glob("*.parquet")) else {}
     assert len(before) < len(few)
     lab.wait_to_be_told(sweep, "was cancelled")
-    lab.launch(sweep, FEW)
+    lab.launch(sweep, *FEW)
     lab.wait_until_idle()
     lab.check(sweep, few)
 
@@ -85,7 +85,7 @@ def test_a_cancelled_sweep_does_not_come_back(lab, few):
 def test_a_node_that_is_lost_while_its_process_lives_on(lab, few):
     """Slurmd is killed: SLURM runs the job again elsewhere while the first process goes on."""
     sweep = "lost-node"
-    lab.launch(sweep, FEW)
+    lab.launch(sweep, *FEW)
     _, status = lab.hold(sweep)
     lab.kill_node_daemon(lab.node_of(status))
     lab.go_on(status)
@@ -97,7 +97,7 @@ def test_a_node_that_is_lost_while_its_process_lives_on(lab, few):
 @pytest.mark.parametrize("state", ["down", "drain"])
 def test_a_node_that_is_taken_down_or_drained(lab, few, state):
     sweep = f"node-{state}"
-    lab.launch(sweep, FEW)
+    lab.launch(sweep, *FEW)
     _, status = lab.hold(sweep)
     node = lab.node_of(status)
     lab.ask("scontrol", "update", f"nodename={node}", f"state={state}", "reason=test")
@@ -126,19 +126,19 @@ def _release_what_is_held(lab: Lab, sweep: str) -> None:
 def test_a_step_daemon_is_killed(lab, few, step):
     """SLURM loses sight of the process: it says COMPLETED or NODE_FAIL while the process trains."""
     sweep = f"stepd-{step}"
-    lab.launch(sweep, FEW)
+    lab.launch(sweep, *FEW)
     _, status = lab.hold(sweep)
     os.kill(lab.step_daemon(status, step).pid, 9)
     lab.go_on(status)
     _release_what_is_held(lab, sweep)
-    lab.launch(sweep, FEW)
+    lab.launch(sweep, *FEW)
     lab.wait_until_idle()
     lab.check(sweep, few)
 
 
 def test_the_controller_is_killed(lab, few):
     sweep = "controller"
-    lab.launch(sweep, FEW)
+    lab.launch(sweep, *FEW)
     lab.a_running_cell(sweep)
     lab.kill_controller()
     said = lab.status(sweep)
@@ -151,7 +151,7 @@ def test_the_controller_is_killed(lab, few):
 def test_a_time_limit_shorter_than_a_cell(lab, few):
     """The job saves, queues itself again, and goes on; it alone, though it has the array's id."""
     sweep = "limit"
-    lab.launch(sweep, FEW)
+    lab.launch(sweep, *FEW)
     _meet_time_limit(lab, sweep, index=len(few) - 1)
     assert "saved; queued again" in lab.logs(sweep)
     lives = lab.ask("sacct", "-n", "-X", "-D", "-o", "JobID", "-j", _array(lab, sweep)).split()
@@ -161,11 +161,11 @@ def test_a_time_limit_shorter_than_a_cell(lab, few):
 
 def test_a_memory_limit_is_named_and_mended_by_what_status_says(lab, few):
     sweep = "memory"
-    lab.launch(sweep, FEW, "cluster.memory_gb=0.25", "launch.retries=0")
+    lab.launch(sweep, *FEW, "cluster.memory_gb=0.25", "launch.retries=0")
     lab.wait_until_idle()
     said = lab.wait_to_be_told(sweep, "hit its memory limit")
     assert "cluster.memory_gb=" in said
-    lab.launch(sweep, FEW, "cluster.memory_gb=1")
+    lab.launch(sweep, *FEW, "cluster.memory_gb=1")
     lab.wait_until_idle()
     lab.check(sweep, few)
 
@@ -184,13 +184,13 @@ def test_a_process_that_exits_without_a_word(lab, few, tmp_path, word, said):
     """SLURM says FAILED or COMPLETED; there is no record, and status says so in words."""
     sweep = f"exits-{tmp_path.name}"
     programs = {f"exits_{n}": _program(tmp_path / f"exits_{n}", f"exit {n}") for n in (0, 7)}
-    lab.launch(sweep, word.format(**programs), FEW)
+    lab.launch(sweep, word.format(**programs), *FEW)
     lab.wait_until_idle()
     lab.wait_to_be_told(sweep, said)
     assert "without a record" in lab.status(sweep)
     if "exits_7" in word:
         assert lab.logs(sweep).count("lost with exit status 7: queued again") == 2 * len(few)
-    lab.launch(sweep, FEW)
+    lab.launch(sweep, *FEW)
     lab.wait_until_idle()
     lab.check(sweep, few)
 
@@ -227,7 +227,7 @@ def test_a_time_limit_in_a_container(lab, few, tmp_path):
         f'{inside} "$@"',
     ]  # drops exec, --bind, image
     _program(tmp_path / "apptainer", *apptainer)
-    lab.launch(sweep, "cluster=slurm_apptainer", "cluster.container=ours.sif", FEW,
+    lab.launch(sweep, "cluster=slurm_apptainer", "cluster.container=ours.sif", *FEW,
                f"cluster.setup=['export PATH={tmp_path}:$PATH']")  # fmt: skip
     _meet_time_limit(lab, sweep)
     assert "saved; there is no scontrol here" in lab.logs(sweep)
@@ -245,13 +245,13 @@ def test_a_full_disk(lab, few, tmp_path):
     try:
         small, sweep = Lab(lab.cluster, disk), "full"
         shutil.copytree(lab.root / ".data", disk / ".data")
-        small.launch(sweep, FEW)
+        small.launch(sweep, *FEW)
         small.a_running_cell(sweep)
         _fill(disk / "ballast")
         small.wait_until_idle()
         small.wait_to_be_told(sweep, "(failed): ")
         (disk / "ballast").unlink()
-        small.launch(sweep, FEW)
+        small.launch(sweep, *FEW)
         small.wait_until_idle()
         small.check(sweep, few)
     finally:
@@ -272,7 +272,7 @@ def test_yaml_that_is_edited_while_jobs_wait_changes_nothing(lab, few, tmp_path)
     env = {**lab.env, "PYTHONPATH": str(checkout)}
     lab.ask("scontrol", "update", "partitionname=main", "state=down")  # jobs wait
     try:
-        done = subprocess.run([*isoflop, "launch", *lab.words(sweep, FEW)], env=env, cwd=tmp_path,
+        done = subprocess.run([*isoflop, "launch", *lab.words(sweep, *FEW)], env=env, cwd=tmp_path,
                               capture_output=True, text=True)  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         recipe = checkout / "conf" / "recipe" / "demo.yaml"
@@ -301,7 +301,7 @@ def test_two_nodes_with_two_ranks_each_agree_with_one_process(lab, few):
     """DDP over gloo: 2 nodes x 2 tasks; sums in another order, so equal to rounding only."""
     sweep = "ranks"
     done = lab.isoflop("launch", *lab.words(sweep, "cluster.nodes=2", "hardware.ranks=4",
-                                            FEW))  # fmt: skip
+                                            *FEW))  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     lab.wait_until_idle()
     found = lab.losses(sweep)
@@ -312,7 +312,7 @@ def test_two_nodes_with_two_ranks_each_agree_with_one_process(lab, few):
 
 def test_a_rank_that_dies_ends_the_attempt_in_seconds(lab, few):
     sweep = "dead-rank"
-    lab.launch(sweep, "cluster.nodes=2", "hardware.ranks=2", FEW, "cluster.gpus=1")
+    lab.launch(sweep, "cluster.nodes=2", "hardware.ranks=2", *FEW, "cluster.gpus=1")
     _, status = lab.hold(sweep)
     followers = [p for p in _tasks(lab, status) if p.pid != status["pid"]]
     os.kill(followers[0].pid, 9)
@@ -321,7 +321,7 @@ def test_a_rank_that_dies_ends_the_attempt_in_seconds(lab, few):
     lab.wait_for("the attempt to end", lambda: _gone(status["pid"]))
     assert time.monotonic() - began < 60
     lab.wait_until_idle()
-    lab.launch(sweep, "cluster.nodes=2", "hardware.ranks=2", FEW, "cluster.gpus=1")
+    lab.launch(sweep, "cluster.nodes=2", "hardware.ranks=2", *FEW, "cluster.gpus=1")
     lab.wait_until_idle()
     assert len(lab.losses(sweep)) == len(few)
     lab.check_no_twin(sweep)
@@ -348,7 +348,7 @@ def test_a_canary_that_fails_stops_the_launch_with_its_words(lab):
     sweep, hidden = "canary", lab.root / ".data.hidden"
     lab.ask("scontrol", "update", "partitionname=main", "state=down")
     try:
-        lab.launch(sweep, FEW, "launch.canary=true")
+        lab.launch(sweep, *FEW, "launch.canary=true")
         (lab.root / ".data").rename(hidden)
     finally:
         lab.ask("scontrol", "update", "partitionname=main", "state=up")
@@ -363,7 +363,7 @@ def test_a_canary_that_fails_stops_the_launch_with_its_words(lab):
 def test_a_canary_that_is_killed_comes_back(lab, few):
     """As one that is preempted: arrays would else be cancelled for what was no fault of theirs."""
     sweep = "canary-killed"
-    lab.launch(sweep, "launch.canary=true", FEW)
+    lab.launch(sweep, "launch.canary=true", *FEW)
     (canary,) = [s for s in read_submissions(lab.folder(sweep)) if s.kind == "canary"]
     process = lab.wait_for("the canary", lambda: next(
         (p for p in job_processes(lab.cluster) if "sweep.canary" in p.argv
@@ -431,7 +431,7 @@ def test_queue_states_of_a_real_cluster(lab, monkeypatch):
 def test_a_ledger_without_ids_is_settled_by_job_names(lab, right, few):
     """Sbatch took the arrays, and the launcher died before it wrote their ids down."""
     sweep = "settled"
-    lab.launch(sweep, FEW)
+    lab.launch(sweep, *FEW)
     folder = lab.folder(sweep)
     from sweep.submissions import write_submission
 
@@ -439,7 +439,7 @@ def test_a_ledger_without_ids_is_settled_by_job_names(lab, right, few):
         write_submission(folder, replace(one, state="frozen", job_id=None))
     said = lab.status(sweep)
     assert "ended before sbatch" not in said
-    lab.launch(sweep, FEW)
+    lab.launch(sweep, *FEW)
     lab.wait_until_idle()
     assert len(read_submissions(folder)) == 1
     assert lab.losses(sweep) == few
