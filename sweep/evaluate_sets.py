@@ -7,11 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sweep import checkpoint
 from sweep.cell import Cell
-from sweep.cells import cell_from_row
 from sweep.checkpoint import CheckpointError
 from sweep.data import CellData, HeldOut, open_data, prepare_data
 from sweep.data_columns import names_of_sets, set_numbers
@@ -22,6 +19,7 @@ from sweep.evaluate import evaluate
 from sweep.evaluation_targets import NotEvaluated, Target
 from sweep.settings import HardwareSettings
 from sweep.train import Trainer
+from sweep.trained import asked_of
 
 
 @dataclass
@@ -96,7 +94,7 @@ class SetEvaluator:
         return {"found": set_numbers(found), "made_by": {**where, "text": asdict(self.text)}}
 
     def _of(self, target: Target) -> tuple[CellData, HeldOut, Cell]:
-        cell, asked = _read_config(target)
+        cell, asked = _asked_of(target)
         data = self.bench.data(target, cell, asked)
         return data, next(h for h in data.extra if h.name == self.text.name), cell
 
@@ -125,12 +123,11 @@ def set_evaluators(
     return [SetEvaluator(text, bench) for text in sets]
 
 
-def _read_config(target: Target) -> tuple[Cell, DataSettings]:
+def _asked_of(target: Target) -> tuple[Cell, DataSettings]:
     try:
-        row = yaml.safe_load((target.path / "config.yaml").read_text())
-        return cell_from_row(row), DataSettings.from_columns(row)
-    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError) as e:
-        raise NotEvaluated(f"{target.path / 'config.yaml'} can't be used ({e})") from None
+        return asked_of(target.path)
+    except ValueError as e:
+        raise NotEvaluated(str(e)) from None
 
 
 def _load(target: Target, cell: Cell, data: CellData, device: Device) -> Trainer:

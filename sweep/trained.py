@@ -115,13 +115,27 @@ def _records(folder: SweepFolder, cell_id: str) -> list[dict[str, Any]]:
 def _finished(folder: SweepFolder, row: Mapping[str, Any]) -> Finished:
     path = folder.cell(row["cell_id"]) / str(row["attempt"])
     try:
-        lines = (path / "config.yaml").read_text().splitlines()
-        asked = {key: json.loads(value) for key, _, value in (s.partition(": ") for s in lines)}
-        return Finished(cell_from_row(asked), DataSettings.from_columns(asked), row, path)
-    except (OSError, ValueError, KeyError) as e:
+        return Finished(*asked_of(path), row, path)
+    except ValueError as e:
         raise UsageError(
-            f"{path / 'config.yaml'}, which says what the attempt was asked, can't be read ({e}): "
-            "bring the sweep's folder back whole, or train the cell again with isoflop run"
+            f"{e}: bring the sweep's folder back whole, or train the cell again with isoflop run"
+        ) from None
+
+
+def asked_of(attempt: Path) -> tuple[Cell, DataSettings]:
+    """Read what an attempt was asked from its config.yaml, whose values are JSON.
+
+    Raises:
+        ValueError: it can't be read.
+    """
+    path = attempt / "config.yaml"
+    try:
+        lines = path.read_text().splitlines()
+        asked = {key: json.loads(value) for key, _, value in (s.partition(": ") for s in lines)}
+        return cell_from_row(asked), DataSettings.from_columns(asked)
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise ValueError(
+            f"{path}, which says what the attempt was asked, can't be read ({e})"
         ) from None
 
 
