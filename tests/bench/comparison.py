@@ -56,8 +56,12 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> None:
     x = np.log10(pairs["budget"] / pairs["budget"].min()).to_numpy()
     change, change_se = line(x, pairs["ratio"].to_numpy())
     print(f"  the difference changes by {change:+.2%} (s.e. {change_se:.2%}) a decade of C")
-    time = (pairs["train_seconds_b"] / pairs["flops_b"]) / (pairs["train_seconds_a"] / pairs["flops_a"])
-    print(f"  seconds a FLOP: {time.median():.2f} of the first's [{time.min():.2f}, {time.max():.2f}]")
+    time = (pairs["train_seconds_b"] / pairs["flops_b"]) / (
+        pairs["train_seconds_a"] / pairs["flops_a"]
+    )
+    print(
+        f"  seconds a FLOP: {time.median():.2f} of the first's [{time.min():.2f}, {time.max():.2f}]"
+    )
 
 
 def slope_of_minima(rows: pd.DataFrame) -> tuple[float, float]:
@@ -90,7 +94,9 @@ def seed_noise(rows: pd.DataFrame) -> str:
     by_cell = np.log(done["val_loss"]).groupby([done["budget"], done["d_model"]])
     spare = (by_cell.count() - 1).clip(lower=0)
     variance = (by_cell.var().fillna(0) * spare).sum() / spare.sum()
-    return f"seeds of a cell differ with sd {np.sqrt(variance):.2%} ({spare.sum()} degrees of freedom)"
+    return (
+        f"seeds of a cell differ with sd {np.sqrt(variance):.2%} ({spare.sum()} degrees of freedom)"
+    )
 
 
 def lr_probes(rows: pd.DataFrame) -> str:
