@@ -5,8 +5,8 @@
 Five budgets, 1e18 to 1e20 FLOPs, seven sizes of one ladder at each (x4 both ways of the optimum),
 losses with sd .002 on log loss, 400 draws by model size, t4; forecasts of loss and N_opt at 10 and
 100 times the top budget, 90% intervals. Each simulation is one line of the file; a second run
-goes on where the first was stopped, and --report prints the tables only. About 1.5 CPU seconds a
-simulation: ten truths x 600 take two hours on two cores.
+goes on where the first was stopped, and --report prints the tables only. About a CPU second a
+simulation, two of the first 200: ten truths x 600 take an hour and a half on two cores.
 
 What is kept of an interval is how far it would have to be stretched about its estimate to hold the
 truth, so that the tables also tell what a wider one (the discrepancy) covers.
