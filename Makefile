@@ -5,11 +5,12 @@ WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo reference test test-cluster check coverage gpu-check clean
+.PHONY: help setup demo reference comparison test test-cluster check coverage gpu-check clean
 
 help:
 	@echo "make demo      train 23 small models, fit a scaling law, write a report (minutes, on a CPU)"
 	@echo "make reference train our reference sweep and report on it (more than an hour, on a CPU)"
+	@echo "make comparison train AdamW, Muon and experts on one grid and compare (half an hour, on a CPU)"
 	@echo "make test      every test that needs no GPU; five faults on a SLURM that it brings up (as root)"
 	@echo "make test-cluster  the other faults, the demo and a soak on that SLURM, and other long tests; under an hour"
 	@echo "make check     style, import rules"
@@ -44,6 +45,17 @@ reference: $(READY)
 	@$(BIN)/isoflop launch $(TRUNKS) grid.seeds=[1,2]
 	@for sweep in reference reference-trunks; do \
 	  for verb in collect fit report; do $(BIN)/isoflop $$verb sweep=$$sweep || exit; done; done
+
+# One grid, one corpus, one batch rule, the same probes; experts of a token are as wide as the dense MLP.
+comparison: $(READY)
+	@echo "Three sweeps of 41 cells: half an hour on two cores. Ctrl-C stops, make comparison goes on."
+	@$(BIN)/isoflop launch grid=demo grid.probe=true sweep=adamw
+	@$(BIN)/isoflop launch grid=demo grid.probe=true sweep=muon recipe.optimizer=muon
+	@$(BIN)/isoflop launch grid=demo grid.probe=true sweep=moe model.n_expert=8
+	@for sweep in adamw muon moe; do for verb in collect fit; do $(BIN)/isoflop $$verb sweep=$$sweep || exit; done; done
+	@for other in muon moe; do \
+	  $(BIN)/isoflop forecast fits=[outputs/$$other/fits.json,outputs/adamw/fits.json] forecast.targets=[1.92e12,1.92e13] || exit; done
+	@$(BIN)/python tests/bench/comparison.py outputs/adamw/records.parquet outputs/muon/records.parquet outputs/moe/records.parquet
 
 test: $(READY) check
 	@echo "Tests: about ten minutes on two cores."
