@@ -10,7 +10,7 @@ READY := .venv/.ready
 help:
 	@echo "make demo      train 23 small models, fit a scaling law, write a report (minutes, on a CPU)"
 	@echo "make reference train our reference sweep and report on it (more than an hour, on a CPU)"
-	@echo "make comparison train AdamW, Muon and experts on one grid and compare (half an hour, on a CPU)"
+	@echo "make comparison train AdamW, Muon and experts on one grid and compare (an hour, on a CPU)"
 	@echo "make test      every test that needs no GPU; five faults on a SLURM that it brings up (as root)"
 	@echo "make test-cluster  the other faults, the demo and a soak on that SLURM, and other long tests; under an hour"
 	@echo "make check     style, import rules"
@@ -48,7 +48,7 @@ reference: $(READY)
 
 # One grid, one corpus, one batch rule, the same probes; experts of a token are as wide as the dense MLP.
 comparison: $(READY)
-	@echo "Three sweeps of 41 cells: half an hour on two cores. Ctrl-C stops, make comparison goes on."
+	@echo "Three sweeps of 41 cells: an hour on two cores. Ctrl-C stops, make comparison goes on."
 	@$(BIN)/isoflop launch grid=demo grid.probe=true sweep=adamw
 	@$(BIN)/isoflop launch grid=demo grid.probe=true sweep=muon recipe.optimizer=muon
 	@$(BIN)/isoflop launch grid=demo grid.probe=true sweep=moe model.n_expert=8
