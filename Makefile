@@ -66,7 +66,7 @@ test: $(READY) check
 	exit $$((rest || ended))
 
 test-cluster: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m slow --durations=10 \
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal -m slow --durations=10 \
 	  tests/cluster/test_soak.py tests/cluster tests
 
 check: $(READY)

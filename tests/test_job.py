@@ -148,7 +148,7 @@ def test_what_may_pass_is_tried_by_all_ranks_in_a_new_life(job, scontrol, reason
     write_record(record, job.folder.records)
     assert job.task(ranks=2)._after(record) == (0 if again else SAID_WHY)
     asked = scontrol.read_text().split("\n") if scontrol.exists() else []
-    assert ("requeue 7" in asked) is again
+    assert ("requeue 7_0" in asked) is again
 
 
 def test_nodes_are_added_to_those_that_a_person_excluded(scontrol):
