@@ -120,6 +120,7 @@ def _start_accounting(cluster: DevCluster) -> None:
     data = cluster.root / "database"
     if not (data / "mysql").is_dir():
         _run(cluster, "mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}",
+             f"--tmpdir={cluster.run}",  # two that install at once take the same names in /tmp
              "--skip-test-db", "--auth-root-authentication-method=normal")  # fmt: skip
     if not daemons(cluster, "mariadbd"):
         _start_database(cluster)
@@ -148,6 +149,7 @@ def _start_database(cluster: DevCluster) -> None:
             "--no-defaults",
             "--user=root",
             f"--datadir={cluster.root / 'database'}",
+            f"--tmpdir={cluster.run}",
             f"--socket={cluster.run / 'db.sock'}",
             f"--pid-file={cluster.run / 'mariadbd.pid'}",
             "--bind-address=127.0.0.1",
