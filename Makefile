@@ -10,7 +10,7 @@ READY := .venv/.ready
 help:
 	@echo "make demo      train 23 small models, fit a scaling law, write a report (minutes, on a CPU)"
 	@echo "make reference train our reference sweep and report on it (more than an hour, on a CPU)"
-	@echo "make comparison train AdamW, Muon and experts on one grid and compare (an hour, on a CPU)"
+	@echo "make comparison  train AdamW, Muon and experts on one grid and compare (an hour, on a CPU)"
 	@echo "make test      every test that needs no GPU; five faults on a SLURM that it brings up (as root)"
 	@echo "make test-cluster  the other faults, the demo and a soak on that SLURM, and other long tests; under an hour"
 	@echo "make check     style, import rules"

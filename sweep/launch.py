@@ -56,12 +56,12 @@ def launch(
     whole = join_plan(folder, resolved.planned)
     done = _done(folder, whole)
     chosen = choose_cells(folder, how.only, whole, done)
-    todo, done = _longest_first(resolved, chosen.cells, whole), _others(done, chosen.anew)
+    to_train, done = _longest_first(resolved, chosen.cells, whole), _others(done, chosen.anew)
     rule = freeze_rule(folder, how, chosen.cells, run.evaluations)
-    check_price(todo, hardware.ranks, how.max_gpu_hours)
-    code = choose_code(folder, how.code, bool(todo))
+    check_price(to_train, hardware.ranks, how.max_gpu_hours)
+    code = choose_code(folder, how.code, bool(to_train))
     if how.dry_run:
-        _say_dry_run(todo, len(whole), slots, console)
+        _say_dry_run(to_train, len(whole), slots, console)
         return {}
     folder.make()
     shards = prepare_data(
@@ -74,7 +74,7 @@ def launch(
         keep_words(folder, how.words)
         snapshot = keep_code(folder, code)
     bad = {i: s for i, s in done.items() if s not in AS_ASKED}
-    if not todo:
+    if not to_train:
         left = len(plan) - len(done)
         console.print(
             "No cell is stopped."
@@ -85,8 +85,8 @@ def launch(
         )
         return bad
     _warn_if_few_val_tokens(data, console)
-    after = _trunk_order(todo, whole)
-    slots = _good(slots, folder)[: len(todo) - len(after)]
+    after = _trunk_order(to_train, whole)
+    slots = _good(slots, folder)[: len(to_train) - len(after)]
     attempts = Attempts(
         shards.resolve(),
         resolved.handling.node_cache,
@@ -97,12 +97,12 @@ def launch(
         rule,
     )
     console.print(
-        f"Training {len(todo)} of {len(plan)} cells of sweep={folder.name}, "
+        f"Training {len(to_train)} of {len(plan)} cells of sweep={folder.name}, "
         f"{len(slots)} at once. Ctrl-C stops; the same command goes on."
     )
     with announced(folder):
         commands = worker_commands(folder, attempts, slots, snapshot)
-        failed = _train(plan, done, todo, after, commands, console)
+        failed = _train(plan, done, to_train, after, commands, console)
     _end(folder, how)
     return {**bad, **failed}
 
@@ -117,14 +117,14 @@ def _done(folder: SweepFolder, plan: Sequence[PlannedCell]) -> dict[str, str]:
 def _train(
     plan: Sequence[PlannedCell],
     done: dict[str, str],
-    todo: dict[str, float],
+    to_train: dict[str, float],
     after: dict[str, str],
     commands: Sequence[WorkerCommand],
     console: Console,
 ) -> dict[str, str]:
-    with LaunchTable(console, plan, done, todo, len(commands)) as table:
+    with LaunchTable(console, plan, done, to_train, len(commands)) as table:
         try:
-            map_on_workers(list(todo), commands, table.on_event, after=after)
+            map_on_workers(list(to_train), commands, table.on_event, after=after)
         except WorkerRefused as e:
             raise UsageError(str(e)) from None
         except NoWorker as e:
@@ -154,9 +154,9 @@ def _longest_first(
     return dict(sorted(costs.items(), key=lambda cost: -rest[cost[0]]))
 
 
-def _trunk_order(todo: Iterable[str], whole: Sequence[PlannedCell]) -> dict[str, str]:
+def _trunk_order(to_train: Iterable[str], whole: Sequence[PlannedCell]) -> dict[str, str]:
     """Name of each cell that shares a trunk the one that is to be trained before it."""
-    found = chains(list(todo), before_it(p.cell for p in whole))
+    found = chains(list(to_train), before_it(p.cell for p in whole))
     return {later: sooner for chain in found for sooner, later in pairwise(chain)}
 
 
@@ -165,12 +165,12 @@ def _others(done: Mapping[str, str], anew: Mapping[str, int]) -> dict[str, str]:
 
 
 def _say_dry_run(
-    todo: dict[str, float], whole: int, slots: Sequence[dict[str, str]], console: Console
+    to_train: dict[str, float], whole: int, slots: Sequence[dict[str, str]], console: Console
 ) -> None:
-    for cell_id, seconds in todo.items():
+    for cell_id, seconds in to_train.items():
         console.print(f"{cell_id}  {duration(seconds)}")
     console.print(
-        f"{len(todo)} of {whole} cells would be trained, {len(slots)} at once. "
+        f"{len(to_train)} of {whole} cells would be trained, {len(slots)} at once. "
         "Nothing was written: launch.dry_run=true."
     )
 

@@ -10,7 +10,7 @@ standard error that its scatter gives; what it is worth in compute, by the slope
 probes say; and the seconds of training that a FLOP takes.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,13 @@ LEVEL = 0.9
 
 
 def main() -> None:
-    paths = [Path(p) for p in sys.argv[1:]]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("first", type=Path)
+    parser.add_argument("others", type=Path, nargs="+")
+    args = parser.parse_args()
+    paths = [args.first, *args.others]
+    if missing := [str(p) for p in paths if not p.is_file()]:
+        parser.error(f"no such file: {', '.join(missing)}")
     first, *others = [(p.parent.name, results_of(pd.read_parquet(p))) for p in paths]
     for name, rows in (first, *others):
         print(f"{name}: {len(grid(rows))} cells; {seed_noise(rows)}; {lr_probes(rows)}")
@@ -41,6 +47,9 @@ def grid(rows: pd.DataFrame) -> pd.DataFrame:
 def compare(a: pd.DataFrame, b: pd.DataFrame) -> None:
     """Print what B's losses are over A's, and what that is worth."""
     pairs = a.merge(b, on=SAME, suffixes=("_a", "_b"))
+    if pairs.empty:
+        print("  none: no budget, shape and seed is in both")
+        return
     pairs["ratio"] = np.log(pairs["val_loss_b"] / pairs["val_loss_a"])
     for C, own in pairs.groupby("budget"):
         print(f"  C={C:.3g}: {said(own['ratio'])}")
