@@ -18,7 +18,8 @@ from matplotlib.figure import Figure as Canvas
 from analysis.plot_style import RC
 from results.record import describe
 
-MOST_TIPS = 1500  # points of a figure; beyond it they are pixels, without words
+MOST_TIPS = 1500  # points of a figure; beyond it crowds are pixels, without words
+CROWD = 100  # points of one kind; minima and forecasts are never so many
 
 COLUMNS = {
     "N": "parameters, under the convention that the fit names",
@@ -148,10 +149,10 @@ def _svg(canvas: Canvas, salt: str) -> Drawing:
 
 def _rasterise_crowds(canvas: Canvas) -> None:
     """Make points pixels where there are too many: the page stays under 5 MB."""
-    crowds = [c for ax in canvas.axes for c in ax.collections if len(getattr(c, "tips", ())) > 1]
-    if sum(len(c.tips) for c in crowds) > MOST_TIPS:
-        for crowd in crowds:
-            crowd.set_rasterized(True)
+    marks = [c for ax in canvas.axes for c in ax.collections if hasattr(c, "tips")]
+    if sum(len(c.tips) for c in marks) > MOST_TIPS:
+        for mark in marks:
+            mark.set_rasterized(len(mark.tips) > CROWD)
 
 
 def write_whole(path: Path, content: bytes) -> Path:

@@ -25,6 +25,7 @@ _DARK = {
 _LIGHT_RAMP = ("#62b394", "#3d9a9c", "#2b7899", "#2b558b", "#2f3178")
 _DARK_RAMP = ("#3c6a96", "#3c8fa8", "#52b6a9", "#8dd6a6", "#dcf0ac")
 _STEPS = 48
+LABEL_BELOW = 18.0  # distance from an axis to the top of its name, points
 LETTER = 5.2  # width of an average letter at 8 points, points
 
 RC = {
@@ -87,6 +88,10 @@ def dress(ax: Axes, x: str, y: str) -> Axes:
     """Name the axes: y above its top end, where it is read without turning the head."""
     ax.set_xlabel(x, loc="right")
     ax.set_title(y, loc="left", y=1.03, pad=0)
+    # Set coordinates save a search under the tick labels in every drawing.
+    height = ax.get_window_extent().height * 72 / ax.figure.dpi
+    ax.xaxis.set_label_coords(1.0, -LABEL_BELOW / height)
+    ax.yaxis.set_label_coords(0.0, 0.5)
     ax.grid(axis="y")
     return ax
 

@@ -49,13 +49,10 @@ def plot_profiles(
     colours = budget_colours([*cells["budget"], *minima["budget"]])
     usable = set(minima.loc[minima["usable"], "budget"])
     held_out = set(minima.loc[minima["held_out"], "budget"])
-    for budget, colour in colours.items():
-        fitted = budget in usable
-        for kind, line in lines[lines["budget"] == budget].groupby("kind"):
-            style = {"ls": "-"} if kind == "parabola" else {"ls": (0, (3, 3)), "lw": 1.0}
-            ax.plot(line["N"], line["loss"], color=colour, zorder=2, **style)
-        own = cells[cells["budget"] == budget]
-        points(ax, own["N"], own["loss"], own["tip"], colour, hollow=not fitted)
+    for (budget, kind), line in lines.groupby(["budget", "kind"]):
+        style = {"ls": "-"} if kind == "parabola" else {"ls": (0, (3, 3)), "lw": 1.0}
+        ax.plot(line["N"], line["loss"], color=colours[budget], zorder=2, **style)
+    dots(ax, cells, "N", "loss", colours, hollow=~cells["budget"].isin(usable))
     stars(ax, minima, "N", "loss")
     ax.margins(x=0.08, y=0.06)
     log_axis(ax, "x", "count")
@@ -146,13 +143,12 @@ def plot_holdout_error(ax: Axes, errors: pd.DataFrame, targets: Sequence[float])
     # Equal steps of C would hide each other.
     same = errors.groupby(errors["ratio"].round(1))["ratio"]
     beside = same.cumcount() - (same.transform("size") - 1) / 2
-    for x, e in zip(errors["ratio"] * 1.05**beside, errors.itertuples(), strict=True):
-        colour, hollow = colours[e.budget], e.of == "law"
-        ax.plot([x, x], [100 * e.low, 100 * e.high], color=colour, lw=1.6, alpha=0.5, zorder=2)
-        dot = ax.scatter([x], [100 * e.error], s=26, zorder=3, linewidths=1.2 if hollow else 0.8,
-                         facecolors=PAPER if hollow else colour,
-                         edgecolors=colour if hollow else PAPER)  # fmt: skip
-        hover(dot, [e.tip])
+    shown = errors[["budget", "tip"]].assign(
+        x=errors["ratio"] * 1.05**beside, y=100 * errors["error"]
+    )
+    ax.vlines(shown["x"], 100 * errors["low"], 100 * errors["high"], lw=1.6, alpha=0.5, zorder=2,
+              colors=[colours[b] for b in errors["budget"]])  # fmt: skip
+    dots(ax, shown, "x", "y", colours, hollow=errors["of"] == "law", size=26)
     ratios = [*errors["ratio"], *targets]
     ax.set_xlim(min(1.0, *ratios), max(ratios, default=10) * 1.6)
     ends = np.abs(errors[["error", "low", "high"]].to_numpy(float) * 100)
@@ -176,9 +172,8 @@ def plot_residuals(ax: Axes, residuals: pd.DataFrame, x: str, x_label: str) -> A
         x_label: its name.
     """
     ax.axhline(0, color=REFERENCE, lw=0.8, zorder=1)
-    for budget, colour in budget_colours(residuals["budget"]).items():
-        own = residuals[residuals["budget"] == budget]
-        points(ax, own[x], 100 * own["residual"], own["tip"], colour)
+    shown = residuals.assign(percent=100 * residuals["residual"])
+    dots(ax, shown, x, "percent", budget_colours(residuals["budget"]))
     reach = 1.2 * np.nanmax(np.abs(100 * residuals["residual"]), initial=0.1)
     ax.set_ylim(-reach, reach)
     ax.yaxis.set_major_formatter(lambda v, _: minus(f"{v:g}"))
@@ -217,9 +212,9 @@ def plot_by_size(ax: Axes, cells: pd.DataFrame, y: str, y_label: str) -> Axes:
         y_label: its name and unit.
     """
     shapes = dict(zip(dict.fromkeys(cells["device"]), cycle(_SHAPES), strict=False))
-    for budget, colour in budget_colours(cells["budget"]).items():
-        for device, own in cells[cells["budget"] == budget].groupby("device"):
-            points(ax, own["N"], own[y], own["tip"], colour, marker=shapes[device])
+    colours = budget_colours(cells["budget"])
+    for device, own in cells.groupby("device"):
+        dots(ax, own, "N", y, colours, marker=shapes[device])
     room = 1.15 + (0.1 * len(shapes) if len(shapes) > 1 else 0)
     ax.set_ylim(0, room * np.nanmax(cells[y], initial=1e-9))
     ax.margins(x=0.08)
@@ -244,43 +239,66 @@ def stars(ax: Axes, minima: pd.DataFrame, x: str, y: str) -> None:
         minima: budget, usable, held_out, tip and the columns x and y.
         x, y: columns on the axes.
     """
+    found = minima[minima["usable"]]
     colours = budget_colours(minima["budget"])
-    for m in minima[minima["usable"]].itertuples():
-        star = ax.scatter([getattr(m, x)], [getattr(m, y)], s=150, marker="*", zorder=5,
-                          linewidths=1.1, color=colours[m.budget],
-                          edgecolors=ACCENT if m.held_out else PAPER)  # fmt: skip
-        hover(star, [m.tip])
+    mark = ax.scatter(
+        found[x], found[y], s=150, marker="*", zorder=5, linewidths=1.1,
+        c=[colours[b] for b in found["budget"]],
+        edgecolors=[ACCENT if held_out else PAPER for held_out in found["held_out"]],
+    )  # fmt: skip
+    hover(mark, found["tip"])
 
 
-def points(
-    ax: Axes, x: pd.Series, y: pd.Series, tips: Sequence[str], colour: str, *,
-    hollow: bool = False, marker: str = "o",
+def dots(
+    ax: Axes, cells: pd.DataFrame, x: str, y: str, colours: Mapping[float, str], *,
+    hollow: pd.Series | None = None, marker: str = "o", size: float = 22,
 ) -> None:  # fmt: skip
     """Draw one dot a run; runs where x or y is unknown are left out.
 
     Args:
         ax: where to draw.
-        x, y: (n,) coordinates.
-        tips: (n,) words that hover over each.
-        colour: of all.
-        hollow: only their outline.
+        cells: budget, tip and the columns x and y.
+        x, y: columns on the axes.
+        colours: of each budget.
+        hollow: which ones are only an outline, a row a run; None for none.
         marker: matplotlib's name of their shape.
+        size: of a dot, square points.
     """
-    ok = np.isfinite(x.to_numpy(float)) & np.isfinite(y.to_numpy(float))
-    dots = ax.scatter(
-        x[ok], y[ok], s=22, marker=marker, zorder=3, linewidths=1.1 if hollow else 0.7,
-        facecolors=PAPER if hollow else colour, edgecolors=colour if hollow else PAPER,
+    shown = np.isfinite(cells[[x, y]].astype(float)).all(axis=1)
+    own = cells[shown]
+    colour = [colours[b] for b in own["budget"]]
+    rings = [False] * len(own) if hollow is None else list(hollow[shown])
+    mark = ax.scatter(
+        own[x], own[y], s=size, marker=marker, zorder=3,
+        facecolors=[PAPER if ring else c for ring, c in zip(rings, colour, strict=True)],
+        edgecolors=[c if ring else PAPER for ring, c in zip(rings, colour, strict=True)],
+        linewidths=[1.1 if ring else 0.7 for ring in rings],
     )  # fmt: skip
-    hover(dots, list(pd.Series(tips)[ok.tolist()]))
+    hover(mark, own["tip"])
+
+
+def diamonds(
+    ax: Axes, targets: pd.DataFrame, x: str, y: str, *, colour: str = ACCENT, zorder: int = 3
+) -> None:
+    """Draw forecasts as open diamonds.
+
+    Args:
+        ax: where to draw.
+        targets: tip and the columns x and y.
+        x, y: columns on the axes.
+        colour: of all.
+        zorder: matplotlib's order of what covers what.
+    """
+    mark = ax.scatter(targets[x], targets[y], s=38, marker="D", facecolors=PAPER, zorder=zorder,
+                      edgecolors=colour, linewidths=1.4)  # fmt: skip
+    hover(mark, targets["tip"])
 
 
 def _forecasts(ax: Axes, targets: pd.DataFrame) -> None:
     """Open accent diamonds with the bars of their intervals."""
-    for t in targets.itertuples():
-        ax.plot([t.C, t.C], [t.low, t.high], color=ACCENT, lw=2.2, alpha=0.75, zorder=2)
-        mark = ax.scatter([t.C], [t.value], s=38, marker="D", facecolors=PAPER, edgecolors=ACCENT,
-                          linewidths=1.4, zorder=3)  # fmt: skip
-        hover(mark, [t.tip])
+    ax.vlines(targets["C"], targets["low"], targets["high"], color=ACCENT, lw=2.2, alpha=0.75,
+              zorder=2)  # fmt: skip
+    diamonds(ax, targets, "C", "value")
 
 
 def _stay_near(ax: Axes, values: Sequence[float]) -> None:

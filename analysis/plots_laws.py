@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from analysis.plot_style import (
-    ACCENT,
     INK,
     MUTED,
     PAPER,
@@ -21,7 +20,7 @@ from analysis.plot_style import (
     hover,
     log_axis,
 )
-from analysis.plots import FARTHEST, label_lines, points, stars
+from analysis.plots import FARTHEST, diamonds, dots, label_lines, stars
 
 _SERIES = {"published": REFERENCE, "minima": SECOND}
 
@@ -45,16 +44,13 @@ def plot_surface(
         if line["N"].iloc[-1] > right * 0.999:
             ends.append(float(line["D"].iloc[-1]))
             names.append(f"{level:g}")
-    for budget, colour in budget_colours([*cells["budget"], *minima["budget"]]).items():
-        own = cells[cells["budget"] == budget].sort_values("N")
+    colours = budget_colours([*cells["budget"], *minima["budget"]])
+    for budget, own in cells.sort_values("N").groupby("budget"):
         if (own["N"].diff()[1:] > 0).all() and (own["D"].diff()[1:] < 0).all():  # one C, no bin
-            ax.plot(own["N"], own["D"], color=colour, lw=1.0, alpha=0.5, zorder=2)
-        points(ax, own["N"], own["D"], own["tip"], colour)
+            ax.plot(own["N"], own["D"], color=colours[budget], lw=1.0, alpha=0.5, zorder=2)
+    dots(ax, cells, "N", "D", colours)
     stars(ax, minima, "N", "D")
-    if len(targets):
-        mark = ax.scatter(targets["N"], targets["D"], s=38, marker="D", facecolors=PAPER,
-                          edgecolors=ACCENT, linewidths=1.4, zorder=6)  # fmt: skip
-        hover(mark, list(targets["tip"]))
+    diamonds(ax, targets, "N", "D", zorder=6)
     ax.margins(x=0.04, y=0.06)
     log_axis(ax, "x", "count")
     log_axis(ax, "y", "count")
@@ -79,16 +75,16 @@ def plot_intervals(
     labels = list(dict.fromkeys(answers["label"]))
     if line is not None:
         ax.axvline(line, color=REFERENCE, lw=0.8, ls=(0, (3, 3)), zorder=1)
-    for a in answers.itertuples():
-        y, colour = -labels.index(a.label), _SERIES.get(a.series, INK)
-        hollow = a.series == "minima"
-        bar = ax.plot([a.low, a.high], [y, y], color=colour, lw=2, alpha=0.5, zorder=2)[0]
-        dot = ax.scatter([a.value], [y], s=34, zorder=4 if hollow else 3, linewidths=1.3,
-                         marker="D" if hollow else "o", facecolors=PAPER if hollow else colour,
-                         edgecolors=colour if hollow else PAPER)  # fmt: skip
-        hover(dot, [a.tip])
-        for artist in (bar, dot):
-            choose(artist, a.pick)
+    rows = answers.assign(y=[-labels.index(label) for label in answers["label"]])
+    for (series, pick), own in rows.groupby(["series", "pick"], sort=False):
+        colour, hollow = _SERIES.get(series, INK), series == "minima"
+        bars = ax.hlines(own["y"], own["low"], own["high"], color=colour, lw=2, alpha=0.5, zorder=2)
+        mark = ax.scatter(own["value"], own["y"], s=34, zorder=4 if hollow else 3, linewidths=1.3,
+                          marker="D" if hollow else "o", facecolors=PAPER if hollow else colour,
+                          edgecolors=colour if hollow else PAPER)  # fmt: skip
+        hover(mark, own["tip"])
+        for artist in (bars, mark):
+            choose(artist, pick)
     values = answers[["value", "low", "high"]].to_numpy(float)
     _set_range(ax, answers["value"].to_numpy(float), values[np.isfinite(values)], unit)
     for i, label in enumerate(labels):
@@ -142,12 +138,12 @@ def plot_optima(ax: Axes, table: pd.DataFrame, what: str, quantity: str, unit: s
         found = own[(own["kind"] == "minimum") & np.isfinite(own[what])]
         mark = ax.scatter(found["C"], found[what], s=90, marker="*", color=colour, zorder=4,
                           edgecolors=PAPER, linewidths=0.8)  # fmt: skip
-        hover(mark, list(found["tip"]))
-        for f in own[own["kind"] == "forecast"].itertuples():
-            ax.plot([f.C, f.C], [f.low, f.high], color=colour, lw=2.2, alpha=0.5, zorder=3)
-            dot = ax.scatter([f.C], [getattr(f, what)], s=38, marker="D", facecolors=PAPER,
-                             edgecolors=colour, linewidths=1.4, zorder=5)  # fmt: skip
-            hover(dot, [f.tip])
+        hover(mark, found["tip"])
+        ahead = own[own["kind"] == "forecast"]
+        ax.vlines(
+            ahead["C"], ahead["low"], ahead["high"], color=colour, lw=2.2, alpha=0.5, zorder=3
+        )
+        diamonds(ax, ahead, "C", what, colour=colour, zorder=5)
     ax.margins(x=0.06, y=0.08)
     log_axis(ax, "x", "flops")
     if unit == "count":

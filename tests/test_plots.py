@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import rc_context
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 
 from analysis import figure_data, plots, report_numbers
-from analysis.plot_style import RC, budget_colours, dark_of, log_ticks, spread
+from analysis.figures import MOST_TIPS, Figure, render
+from analysis.plot_style import PAPER, RC, budget_colours, dark_of, log_ticks, spread
 from tests.report_inputs import BUDGETS, planted_records, points_of
 
 
@@ -38,18 +39,18 @@ def minima(cells: pd.DataFrame, bad: tuple[float, ...] = ()) -> pd.DataFrame:
 @pytest.fixture
 def ax():
     with rc_context(RC):
-        yield Figure(figsize=(6, 4)).subplots()
+        yield Canvas(figsize=(6, 4)).subplots()
 
 
-def stars(ax) -> list:
-    return [c for c in ax.collections if c.get_offsets().shape[0] == 1 and c.get_sizes()[0] > 100]
+def stars(ax) -> list[tuple[float, float]]:
+    """Where each star is."""
+    return [tuple(at) for c in ax.collections if c.get_sizes()[0] > 100 for at in c.get_offsets()]
 
 
 def test_profiles_mark_each_minimum_once(ax, cells):
     found = minima(cells)
     plots.plot_profiles(ax, cells, found, figure_data.profile_lines(cells, found), "nats/token")
-    at = {tuple(s.get_offsets()[0]) for s in stars(ax)}
-    assert at == {(m.N, m.loss) for m in found.itertuples()}
+    assert stars(ax) == [(m.N, m.loss) for m in found.itertuples()]
 
 
 def test_an_unfitted_budget_is_dashed_and_hollow(ax, cells):
@@ -61,8 +62,9 @@ def test_an_unfitted_budget_is_dashed_and_hollow(ax, cells):
     own = cells[cells["budget"] == bad]
     drawn = [ln for ln in ax.lines if np.array_equal(ln.get_xdata(), own["N"])]
     assert [ln.get_linestyle() for ln in drawn] == ["--"]
-    dots = [c for c in ax.collections if np.array_equal(c.get_offsets()[:, 0], own["N"])]
-    assert to_rgb(dots[0].get_facecolor()[0]) != to_rgb(dots[0].get_edgecolor()[0])
+    dots = next(c for c in ax.collections if len(c.get_offsets()) == len(cells))
+    hollow = [to_rgb(c) == to_rgb(PAPER) for c in dots.get_facecolor()]
+    assert hollow == list(cells["budget"] == bad)
 
 
 def test_the_held_out_budget_says_so(ax, cells):
@@ -84,6 +86,18 @@ def test_a_parabola_through_exact_losses_is_the_parabola():
     assert set(line["kind"]) == {"parabola"}
     expected = 3.0 + 0.2 * np.log(line["N"] / 1.3e6) ** 2
     np.testing.assert_allclose(line["loss"], expected, rtol=1e-12)
+
+
+def test_of_too_many_points_only_the_crowd_loses_its_words(cells):
+    found = minima(cells)
+    many = pd.concat([cells] * (MOST_TIPS // len(cells) + 1), ignore_index=True)
+    lines = figure_data.profile_lines(cells, found)
+
+    def draw(ax):
+        return plots.plot_profiles(ax, many, found, lines, "nats/token")
+
+    drawing = render(Figure("profiles", "", "", "", (draw,), many))
+    assert sorted(map(len, drawing.words.values())) == [0, len(found)]
 
 
 def test_references_go_through_the_middle_of_the_minima(ax, cells):
