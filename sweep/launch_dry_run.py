@@ -40,13 +40,13 @@ def dry_run(asked: SlurmLaunch, console: Console) -> Submitted:
     queued = _in_queue(folder)
     done = terminal_cells(folder.records, [p.cell.id for p in whole])
     chosen = choose_cells(folder, asked.launch.only, whole, done)
-    todo = [p for p in chosen.cells if p.cell.id not in queued]
-    packs = packs_asked(asked, todo)
+    to_train = [p for p in chosen.cells if p.cell.id not in queued]
+    packs = packs_asked(asked, to_train)
     sized = cells_of(packs)
     check_price(seconds_of(sized), asked.hardware.ranks, asked.launch.max_gpu_hours)
     with contextlib.suppress(NoSlurm):
         check_site(asked, packs)
-    say_counts(folder, len(whole), len(done), len(queued), len(todo), console)
+    say_counts(folder, len(whole), len(done), len(queued), len(to_train), console)
     if sized:
         say_sizes(
             sized,

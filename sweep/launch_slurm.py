@@ -79,16 +79,16 @@ def _submit_what_is_left(asked: SlurmLaunch, shards: Path, console: Console) -> 
     queued = cells_in_queue(ledger, queue)
     bad = {i: s for i, s in done.items() if s not in AS_ASKED}
     chosen = choose_cells(folder, asked.launch.only, whole, done)
-    todo = [p for p in chosen.cells if p.cell.id not in queued]
-    rule = freeze_rule(folder, asked.launch, todo, asked.run.evaluations)
-    code = choose_code(folder, asked.launch.code, bool(todo))
-    packs = packs_asked(asked, todo)
+    to_train = [p for p in chosen.cells if p.cell.id not in queued]
+    rule = freeze_rule(folder, asked.launch, to_train, asked.run.evaluations)
+    code = choose_code(folder, asked.launch.code, bool(to_train))
+    packs = packs_asked(asked, to_train)
     sized = cells_of(packs)
     check_price(seconds_of(sized), asked.hardware.ranks, asked.launch.max_gpu_hours)
     check_site(asked, packs)
     freeze_plan(folder, asked.resolved.planned)
-    say_counts(folder, len(whole), len(done), len(queued), len(todo), console)
-    if not todo:
+    say_counts(folder, len(whole), len(done), len(queued), len(to_train), console)
+    if not to_train:
         return Submitted(0, tuple(active_jobs(ledger, queue)), bad)
     say_sizes(
         sized, asked.hardware.ranks, asked.price, asked.cluster.margin, measured_of(asked), console
@@ -104,7 +104,7 @@ def _submit_what_is_left(asked: SlurmLaunch, shards: Path, console: Console) -> 
     if asked.launch.finish is not False:
         last = new_finish(asked, path, frozen)
         bad |= _submit_last(asked, last, path, [*jobs, *active_jobs(ledger, queue)])
-    return Submitted(len(todo), tuple(jobs), bad)
+    return Submitted(len(to_train), tuple(jobs), bad)
 
 
 def _submit_all(
