@@ -42,7 +42,7 @@ class Lab:
             "cluster.signal_seconds": "20",
             "launch.canary": "false",
             "launch.finish": "false",
-            "run.checkpoint_seconds": "2",
+            "run.checkpoint_steps": "20",  # status tells of a step early enough to hold a cell
             "run.lease_seconds": "15",
         }
         words |= dict(word.split("=", 1) for word in more)

@@ -44,8 +44,15 @@ def cluster() -> Iterator[DevCluster]:
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory) -> Path:
-    """Return the root of all sweeps, which share prepared data."""
-    return tmp_path_factory.mktemp("sweeps")
+    """Return the root of all sweeps, also of other workers: data is prepared once for all.
+
+    Undisturbed sweeps are launched there by every worker that needs one, and so trained by all of
+    them together.
+    """
+    own = tmp_path_factory.getbasetemp()
+    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "sweeps"
+    root.mkdir(exist_ok=True)
+    return root
 
 
 @pytest.fixture

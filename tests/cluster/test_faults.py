@@ -200,7 +200,10 @@ def test_a_process_that_exits_without_a_word(lab, few, tmp_path, word, said):
 def _meet_time_limit(lab: Lab, sweep: str, index: int | None = None) -> None:
     """Set a limit by hand under a running job, which is held still until SLURM has told it."""
     _, status = lab.hold(sweep, index=index)
-    minutes = int(lab.ask("squeue", "-h", "-o", "%M", "-j", lab.job_of(status)).split(":")[-2]) + 2
+    _, minutes, seconds = (
+        f"0:{lab.ask('squeue', '-h', '-o', '%M', '-j', lab.job_of(status))}".split(":")[-3:]
+    )
+    minutes = int(minutes) + (1 if int(seconds) < 30 else 2)
     lab.ask("scontrol", "update", f"jobid={lab.job_of(status)}", f"timelimit={minutes}")
     try:
         lab.wait_for("the signal before the limit", lambda: was_told(status["pid"]))
@@ -345,20 +348,17 @@ def _gone(pid: int) -> bool:
     return not os.path.exists(f"/proc/{pid}") or not open(f"/proc/{pid}/cmdline").read()
 
 
-def test_a_canary_that_fails_stops_the_launch_with_its_words(lab):
+def test_a_canary_that_fails_stops_the_launch_with_its_words(lab, tmp_path):
     """The prepared text is damaged after the launch: the canary says so, and no cell starts."""
-    sweep, hidden = "canary", lab.root / ".data.hidden"
+    lab, sweep = Lab(lab.cluster, tmp_path), "canary"
     lab.ask("scontrol", "update", "partitionname=main", "state=down")
     try:
         lab.launch(sweep, *FEW, "launch.canary=true")
-        (lab.root / ".data").rename(hidden)
+        (lab.root / ".data").rename(lab.root / ".hidden")
     finally:
         lab.ask("scontrol", "update", "partitionname=main", "state=up")
-    try:
-        lab.wait_until_idle()
-        lab.wait_to_be_told(sweep, "the canary failed: ")
-    finally:
-        hidden.rename(lab.root / ".data")
+    lab.wait_until_idle()
+    lab.wait_to_be_told(sweep, "the canary failed: ")
     assert not any(lab.folder(sweep).path.glob("cells/*/*/status.json"))
 
 

@@ -1,6 +1,6 @@
 """A soak: 200 small cells that train, checkpoint and resume, and a random fault every few seconds.
 
-The cells are two branches on each of 100 trunks, so that every task has what it shares to lose.
+The cells are four branches on each of 50 trunks, so that every task has what it shares to lose.
 Seeded, so that a failure can be tried again: ISOFLOP_SOAK_SEED=7. Ends when every cell has finished;
 then each has exactly one finished record, and the loss of the undisturbed sweep.
 """
@@ -110,8 +110,8 @@ def test_soak(lab, tmp_path):
 
 
 def _words(lab: Lab, text, sweep: str, *more: str) -> list[str]:
-    seeds = ",".join(map(str, range(CELLS // 4)))
-    grid = tiny_grid(lab.root, text, budgets="[1.5e9,3e9]", sweep=sweep, model__ladder=SIZES, grid__probe="false",
+    seeds = ",".join(map(str, range(CELLS // 8)))
+    grid = tiny_grid(lab.root, text, budgets="[1e9,1.5e9,2.2e9,3e9]", sweep=sweep, model__ladder=SIZES, grid__probe="false",
                      grid__window=30, grid__tokens_per_param=150, grid__tokens_per_param_range="[1,2000]",
                      grid__seeds=f"[{seeds}]", recipe__schedule="wsd", grid__trunks="true", run__checkpoint_seconds=1, run__lease_seconds=15,
                      launch__finish="false")  # fmt: skip
