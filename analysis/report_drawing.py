@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
 
-from analysis.figures import Figure, render, save
+from analysis.figures import Drawing, Figure, render, save
 from analysis.report_html import figure_element
 from analysis.report_svg import inline_svg
 
@@ -24,9 +24,15 @@ def draw_all(figures: Sequence[Figure], folder: Path) -> list[Drawn]:
     """
     n = min(len(os.sched_getaffinity(0)), MOST_PROCESSES, len(figures))
     if n < 2 or not _may_fork():
-        return [_draw(f, folder) for f in figures]
+        return [_element(f, save(f, folder), render(f, narrow=True)) for f in figures]
+    # The dearest first, so that all workers end at about the same time.
+    order = sorted(range(len(figures)), key=lambda i: -len(figures[i].panels))
     with get_context("fork").Pool(n, _take, (figures, folder)) as pool:
-        return pool.map(_draw_number, range(len(figures)), chunksize=1)
+        wide = pool.map_async(_save_number, order, chunksize=1)
+        narrow = pool.map_async(_render_number, order, chunksize=1)
+        drawn = {i: _element(figures[i], saved, phone)
+                 for i, saved, phone in zip(order, wide.get(), narrow.get(), strict=True)}  # fmt: skip
+    return [drawn[i] for i in range(len(figures))]
 
 
 def _may_fork() -> bool:
@@ -39,14 +45,18 @@ def _take(figures: Sequence[Figure], folder: Path) -> None:
     _work = (figures, folder)
 
 
-def _draw_number(i: int) -> Drawn:
+def _save_number(i: int) -> tuple[Drawing, list[Path]]:
     figures, folder = _work
-    return _draw(figures[i], folder)
+    return save(figures[i], folder)
 
 
-def _draw(figure: Figure, folder: Path) -> Drawn:
-    drawing, paths = save(figure, folder)
-    phone = render(figure, narrow=True)
+def _render_number(i: int) -> Drawing:
+    figures, _ = _work
+    return render(figures[i], narrow=True)
+
+
+def _element(figure: Figure, saved: tuple[Drawing, list[Path]], phone: Drawing) -> Drawn:
+    drawing, paths = saved
     element = figure_element(
         inline_svg(drawing.svg, figure.name, figure.alt, drawing.words),
         inline_svg(phone.svg, f"{figure.name}-narrow", figure.alt, phone.words),

@@ -191,7 +191,7 @@ def test_a_task_trains_its_queue_and_each_cell_has_its_own_record(task):
 @pytest.mark.slow
 def test_a_task_that_is_told_to_save_and_not_ended_goes_on_to_the_end(task):
     """No scontrol answers here, so nobody takes the job back: it must not stop in the middle."""
-    process, asked = task(budgets="[1e9]", grid__probe="false")
+    process, asked = task(budgets="[4e9]", grid__probe="false", run__checkpoint_steps=20)
     folder = asked.resolved.folder
     give_up = time.monotonic() + 200
     while not any(_trains(p) for p in folder.path.glob("cells/*/*/status.json")):
