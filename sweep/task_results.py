@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+SAMPLES = "sample_len"  # lm-eval's count of what a task or group asked, beside its numbers
 MOST_BYTES = 100_000_000  # of one file: results, not samples
 
 
@@ -84,7 +85,7 @@ def _numbers(results: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for task, metrics in results.items():
         for key, value in metrics.items() if isinstance(metrics, dict) else ():
             metric, _, by = key.partition(",")
-            if _is_number(value) and math.isfinite(value):
+            if metric != SAMPLES and _is_number(value) and math.isfinite(value):
                 yield f"{task}/{metric}{'' if by in ('', 'none') else f'@{by}'}", float(value)
 
 

@@ -284,8 +284,9 @@ def lm_eval(results, **more) -> str:
 
 def test_results_of_lm_eval_are_read_by_task_and_metric(tmp_path):
     results = {
-        "arc_easy": {"alias": "arc_easy", "acc,none": 0.25, "acc_stderr,none": 0.01,
-                     "acc_norm,none": 0.3, "acc_norm_stderr,none": "N/A"},
+        "arc_easy": {"name": "arc_easy", "alias": "arc_easy", "sample_len": 200, "acc,none": 0.25,
+                     "acc_stderr,none": 0.01, "acc_norm,none": 0.3, "acc_norm_stderr,none": "N/A"},
+        "tag": {"alias": "tag", "sample_len": 40},  # no numbers of its own
         "gsm8k": {"exact_match,strict-match": 0.0, "exact_match,flexible-extract": 0.1},
         "mmlu": {"acc,none": 0.26}, "mmlu_law": {"acc,none": 0.27, " ": " "},
         "wikitext": {"bits_per_byte,none": 1.5, "word_perplexity,none": float("inf")},
