@@ -12,7 +12,7 @@ help:
 	@echo "make reference train our reference sweep and report on it (more than an hour, on a CPU)"
 	@echo "make comparison  train AdamW, Muon and experts on one grid and compare (an hour, on a CPU)"
 	@echo "make test      every test that needs no GPU; five faults on a SLURM that it brings up (as root)"
-	@echo "make test-cluster  the other faults, the demo and a soak on that SLURM, and other long tests; under an hour"
+	@echo "make test-cluster  the other faults, the demo and a soak on that SLURM, and other long tests; half an hour"
 	@echo "make check     style, import rules"
 	@echo "make gpu-check every test and benchmark that needs a GPU, into outputs/gpu-check.json"
 	@echo "make coverage  make test, with line coverage"
@@ -67,8 +67,8 @@ test: $(READY) check
 
 test-cluster: $(READY)
 	@export OMP_NUM_THREADS=1; said=$$(mktemp); \
-	ISOFLOP_TEST_CLUSTER=20210:s $(BIN)/python -m pytest tests/cluster/test_soak.py >$$said 2>&1 & soak=$$!; \
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m slow --ignore tests/cluster/test_soak.py --durations=10; rest=$$?; \
+	ISOFLOP_TEST_CLUSTER=20210:s $(BIN)/python -m pytest -rP tests/cluster/test_soak.py >$$said 2>&1 & soak=$$!; \
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --ignore tests/cluster/test_soak.py --durations=10; rest=$$?; \
 	echo "The soak, run beside them:"; wait $$soak; ended=$$?; cat $$said; rm $$said; \
 	exit $$((rest || ended))
 
