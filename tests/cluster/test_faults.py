@@ -200,11 +200,12 @@ def test_a_process_that_exits_without_a_word(lab, few, tmp_path, word, said):
 def _meet_time_limit(lab: Lab, sweep: str, index: int | None = None) -> None:
     """Set a limit by hand under a running job, which is held still until SLURM has told it."""
     _, status = lab.hold(sweep, index=index)
-    _, minutes, seconds = (
-        f"0:{lab.ask('squeue', '-h', '-o', '%M', '-j', lab.job_of(status))}".split(":")[-3:]
-    )
-    minutes = int(minutes) + (1 if int(seconds) < 30 else 2)
-    lab.ask("scontrol", "update", f"jobid={lab.job_of(status)}", f"timelimit={minutes}")
+    clock = lab.ask(
+        "squeue", "-h", "-o", "%M", "-j", lab.job_of(status)
+    )  # minutes:seconds at its end
+    minutes, seconds = map(int, clock.split(":")[-2:])
+    limit = minutes + (1 if seconds < 30 else 2)
+    lab.ask("scontrol", "update", f"jobid={lab.job_of(status)}", f"timelimit={limit}")
     try:
         lab.wait_for("the signal before the limit", lambda: was_told(status["pid"]))
     finally:
