@@ -37,6 +37,7 @@ def cluster() -> Iterator[DevCluster]:
             down(old, print)
         up(made, print)
     except ClusterError as e:
+        down(made, print)  # a part of it may have come up
         pytest.skip(f"no SLURM here: {e}")
     yield made
     down(made, print)
