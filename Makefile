@@ -66,11 +66,7 @@ test: $(READY) check
 	exit $$((rest || ended))
 
 test-cluster: $(READY)
-	@export OMP_NUM_THREADS=1; said=$$(mktemp); \
-	ISOFLOP_TEST_CLUSTER=20210:s $(BIN)/python -m pytest -rP tests/cluster/test_soak.py >$$said 2>&1 & soak=$$!; \
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --ignore tests/cluster/test_soak.py --durations=10; rest=$$?; \
-	echo "The soak, run beside them:"; wait $$soak; ended=$$?; cat $$said; rm $$said; \
-	exit $$((rest || ended))
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal -m slow --durations=10
 
 check: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/lint-imports

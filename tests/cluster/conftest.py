@@ -13,13 +13,19 @@ from slurm.devcluster.down import down
 from slurm.devcluster.packages import why_not_here
 from slurm.devcluster.up import up
 
+LONGEST = ("test_demo.py", "test_soak.py")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of this folder."""
+    """Mark every test of this folder; those that keep all cores busy for minutes come first.
+
+    They come one after the other: workers are dealt a stretch of tests each, and steal from its end.
+    """
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.cluster)
+    items.sort(key=lambda item: [*LONGEST, item.path.name].index(item.path.name))
 
 
 @pytest.fixture(scope="session")
