@@ -138,16 +138,20 @@ def peak_megabytes(implementation: str) -> float:
     import sys
     from pathlib import Path
 
+    # VmHWM and not ru_maxrss, which a process inherits from the one that starts it.
     code = f"""
-import resource, torch
+import re, torch
+from pathlib import Path
 from models.loss import mean_loss
 from models.config import CrossEntropy
 x = torch.randn(1, 1024, 8, requires_grad=True)
 head = torch.randn(32_000, 8, requires_grad=True)
 t = torch.zeros(1, 1024, dtype=torch.long)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1)) / 1024
+before = peak()
 mean_loss(x, head, t, 0.0, CrossEntropy("{implementation}"), 2**20).objective.backward()
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(peak() - before)
 """
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True,

@@ -405,17 +405,23 @@ def test_killed_at_any_moment_leaves_nothing_wrong(tmp_path):
     with start_prepare(folder, tmp_path / "timed") as child:
         child.stdout.readline()
         began = time.monotonic()
+        child.communicate()
     seconds = time.monotonic() - began
     killed = 0
-    for moment in np.linspace(0.05, 0.95, 10):
+    for i, moment in enumerate(np.tile(np.linspace(0.05, 0.95, 10), 3)):
         with start_prepare(folder, cache) as child:
             child.stdout.readline()
             time.sleep(moment * seconds)
             child.send_signal(signal.SIGKILL)
-        killed += child.returncode == -signal.SIGKILL
+        if child.returncode == -signal.SIGKILL:
+            killed += 1
+        else:
+            seconds *= 0.8  # the machine was busier when it was timed
         if (cache / spec.folder_name).exists():
             assert open_tokens(cache / spec.folder_name, verify=True).sha256 == whole
-            (cache / spec.folder_name).rename(cache / f"whole-{moment:.2f}")
+            (cache / spec.folder_name).rename(cache / f"whole-{i}")
+        if killed == 9:
+            break
     assert killed >= 5
     assert open_tokens(prepare(spec, cache, quiet), verify=True).sha256 == whole
     assert not list(cache.glob(".build-*"))
