@@ -152,7 +152,7 @@ def plot_holdout_error(ax: Axes, errors: pd.DataFrame, targets: Sequence[float])
     ratios = [*errors["ratio"], *targets]
     ax.set_xlim(min(1.0, *ratios), max(ratios, default=10) * 1.6)
     ends = np.abs(errors[["error", "low", "high"]].to_numpy(float) * 100)
-    reach = 1.25 * np.nanmax(ends, initial=0.5)
+    reach = 1.25 * ends[np.isfinite(ends)].max(initial=0.5)
     ax.set_ylim(-reach, reach)
     ax.yaxis.set_major_formatter(lambda v, _: minus(f"{v:g}"))
     log_axis(ax, "x", "ratio")

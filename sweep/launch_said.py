@@ -12,11 +12,11 @@ from sweep.submissions import Submission
 
 
 def say_counts(
-    folder: SweepFolder, whole: int, done: int, queued: int, todo: int, console: Console
+    folder: SweepFolder, whole: int, done: int, queued: int, to_train: int, console: Console
 ) -> None:
     """Say how many cells there are, and how many of them are left to submit."""
     console.print(
-        f"sweep={folder.name}: {whole} cells, {done} done, {queued} in the queue, {todo} to submit."
+        f"sweep={folder.name}: {whole} cells, {done} done, {queued} in the queue, {to_train} to submit."
     )
 
 

@@ -47,9 +47,9 @@ class PackJob:
     def run(self) -> int:
         """Train what is left of the queue; returns the exit status of the task."""
         with self._device() as env:
-            while todo := self._left():
+            while to_train := self._left():
                 try:
-                    self._train(todo, env)
+                    self._train(to_train, env)
                 except (WorkerRefused, NoWorker) as e:
                     say(f"failed: {e}")
                     return SAID_WHY if isinstance(e, WorkerRefused) else _LOST
@@ -75,10 +75,10 @@ class PackJob:
             say(found)
             yield env
 
-    def _train(self, todo: Sequence[str], env: Mapping[str, str]) -> None:
+    def _train(self, to_train: Sequence[str], env: Mapping[str, str]) -> None:
         """Have workers train the queue until it is empty or a signal comes."""
         frozen, hardware = self.frozen, self.frozen.hardware
-        runs = chains(todo, before_it(p.cell for p in self.cells))
+        runs = chains(to_train, before_it(p.cell for p in self.cells))
         workers = min(self.at_once, len(runs))
         attempts = Attempts(
             frozen.shards,
@@ -91,9 +91,9 @@ class PackJob:
         )
         share = 1 if hardware.device == "cpu" else self.at_once
         code = Path(__file__).resolve().parent.parent
-        say(f"{len(todo)} cells to train, {workers} at once")
+        say(f"{len(to_train)} cells to train, {workers} at once")
         map_on_workers(
-            todo,
+            to_train,
             worker_commands(self.folder, attempts, [dict(env)] * workers, code, share),
             self._on_event,
             after={later: sooner for run in runs for sooner, later in pairwise(run)},

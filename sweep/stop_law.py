@@ -23,14 +23,14 @@ FEWEST_EVALUATIONS = (
 
 
 def freeze_rule(
-    folder: SweepFolder, how: LaunchSettings, todo: Sequence[PlannedCell], evaluations: int
+    folder: SweepFolder, how: LaunchSettings, to_train: Sequence[PlannedCell], evaluations: int
 ) -> StopRule | None:
     """Predict the cells of a launch; None where it is to end nobody.
 
     Raises:
         UsageError: no law, one that claims no interval at any of the cells, or too few evaluations.
     """
-    if not how.stop_hopeless or not todo:
+    if not how.stop_hopeless or not to_train:
         return None
     if evaluations < FEWEST_EVALUATIONS:
         raise UsageError(
@@ -39,12 +39,12 @@ def freeze_rule(
         )
     path = folder.fits if how.fits is None else fits_file(how.fits)
     try:
-        law = law_for(path, str(todo[0].cell.flop_rule))
+        law = law_for(path, str(to_train[0].cell.flop_rule))
     except FitsError as e:
         raise UsageError(
             f"launch.stop_hopeless needs a law: {e}; another one: launch.fits=FILE"
         ) from None
-    grid = [p.cell for p in todo if p.cell.probe is None]
+    grid = [p.cell for p in to_train if p.cell.probe is None]
     found = {cell.id: expected_of(law, cell_to_row(cell)) for cell in grid}
     claimed = {i: e for i, e in found.items() if e.reason is None}
     if not claimed:

@@ -29,11 +29,11 @@ def choose_cells(
     if only == "stopped":
         anew = stopped_cells(folder.records, [i for i, status in done.items() if status == only])
         return Chosen([p for p in whole if p.cell.id in anew], anew)
-    todo = [p for p in whole if p.cell.id not in done]
+    left = [p for p in whole if p.cell.id not in done]
     if only == "failed":
-        tried = tried_cells(folder, [p.cell.id for p in todo])
-        todo = [p for p in todo if p.cell.id in tried]
-    return Chosen(todo, {})
+        tried = tried_cells(folder, [p.cell.id for p in left])
+        left = [p for p in left if p.cell.id in tried]
+    return Chosen(left, {})
 
 
 def tried_cells(folder: SweepFolder, cell_ids: Iterable[str]) -> set[str]:

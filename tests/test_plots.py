@@ -112,6 +112,19 @@ def test_references_go_through_the_middle_of_the_minima(ax, cells):
     assert y0 * (middle["budget"] / x0) ** 0.73 == pytest.approx(middle["N"])
 
 
+def test_an_interval_without_an_end_does_not_stop_the_hold_out_figure(ax):
+    rows = {
+        "ratio": [3.0, 9.0],
+        "budget": 1e12,
+        "error": 0.02,
+        "low": -0.01,
+        "high": [0.04, math.inf],
+    }
+    errors = pd.DataFrame(rows | {"of": "minimum", "tip": ""})
+    plots.plot_holdout_error(ax, errors, [10.0])
+    assert ax.get_ylim() == pytest.approx((-5.0, 5.0))  # a quarter beyond the end that there is
+
+
 def test_residuals_are_those_of_the_fitted_law(cells):
     parameters = {"E": 1.2, "A": 18.0, "B": 160.0, "alpha": 0.30, "beta": 0.38}
     fits = {"approach3": {"law": "chinchilla"},
