@@ -171,10 +171,13 @@ class Lab:
         """Return the node of a running cell."""
         return self.ask("squeue", "-h", "-o", "%N", "-j", self.job_of(status))
 
+    def shown(self, status: Mapping) -> str:
+        """Return what SLURM knows of a cell's job, on one line."""
+        return self.ask("scontrol", "show", "job", "-o", self.job_of(status))
+
     def step_daemon(self, status: Mapping, step: str) -> Process:
         """Return the slurmstepd of the batch script (`batch`) or of srun's step (`0`)."""
-        own = self.ask("scontrol", "show", "job", "-o", self.job_of(status))
-        job_id = own.split("JobId=")[1].split()[0]
+        job_id = self.shown(status).split("JobId=")[1].split()[0]
         named = f"slurmstepd: [{job_id}.{step}]"
         return next(p for p in job_processes(self.cluster) if " ".join(p.argv).startswith(named))
 

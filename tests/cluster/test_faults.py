@@ -210,6 +210,9 @@ def _meet_time_limit(lab: Lab, sweep: str, index: int | None = None) -> None:
         lab.wait_for("the signal before the limit", lambda: was_told(status["pid"]))
     finally:
         lab.go_on(status)
+    lab.wait_for("its second life", lambda: "Restarts=1" in lab.shown(status))
+    # It keeps its limit, which a busy machine may need for the start alone.
+    lab.ask("scontrol", "update", f"jobid={lab.job_of(status)}", "timelimit=60")
     lab.wait_until_idle()
 
 
