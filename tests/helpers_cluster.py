@@ -20,7 +20,7 @@ from slurm.devcluster.processes import Process, daemons, job_processes, node_dae
 from slurm.devcluster.up import client, start_nodes, up
 from sweep.folder import SweepFolder
 
-PATIENCE = 240.0  # seconds for whatever is waited for; the machine may be busy
+PATIENCE = 480.0  # seconds for whatever is waited for; the machine may be busy
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Lab:
     def isoflop(self, verb: str, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         return subprocess.run([ISOFLOP, verb, *words], env=self.env, capture_output=True, text=True,
-                              timeout=8 * PATIENCE)  # fmt: skip
+                              timeout=4 * PATIENCE)  # fmt: skip
 
     def launch(self, sweep: str, *more: str) -> subprocess.CompletedProcess[str]:
         """Launch, which must work."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers_cluster import Lab, was_told
+from helpers_cluster import PATIENCE, Lab, was_told
 
 from slurm.devcluster.processes import job_processes
 from slurm.devcluster.up import up
@@ -112,7 +112,7 @@ def test_a_node_that_is_taken_down_or_drained(lab, few, state):
 
 def _release_what_is_held(lab: Lab, sweep: str) -> None:
     """Wait for the end; do what status says where SLURM holds a job (NOTES: Duplicate jobid)."""
-    end = time.monotonic() + 300
+    end = time.monotonic() + PATIENCE
     while lab.queue():
         assert time.monotonic() < end, lab.status(sweep)
         time.sleep(1)
