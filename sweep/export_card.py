@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from models.config import Parametrisation
-from models.stock import Stock, changes_of, is_tied
+from sweep.export_form import Compared
 from sweep.law_position import Position
 from sweep.trained import Finished
 
@@ -19,31 +18,10 @@ _RECIPE = ("recipe", "optimizer", "lr", "lr_embedding", "schedule", "warmup_step
 _DATA = ("data", "data_revision", "data_mix", "data_commits", "tokenizer", "tokenizer_revision",
          "document_mask", "unique_tokens", "epochs", "data_sha256")  # fmt: skip
 _SHAPE = ("n_layer", "d_model", "n_head", "n_kv_head", "head_dim", "vocab_size", "seq_len",
-          "positions", "norm", "mlp", "qk_norm", "tied")  # fmt: skip
+          "positions", "norm", "mlp", "qk_norm", "tied", "architecture", "architecture_config")  # fmt: skip
 _MADE_BY = ("git_sha", "git_dirty", "code_sha256", "torch_version", "device", "board", "dtype",
             "finished_at")  # fmt: skip
 _OF_THE_SITE = ("host", "slurm_job_id")  # nobody else's business
-
-
-@dataclass(frozen=True)
-class Compared:
-    """Logits of a checkpoint beside those of the trained weights, on a CPU in float32.
-
-    Attributes:
-        as_loaded: largest difference. same_angles: the same where rotary angles are those of
-            training, which transformers rounds to float32. largest: logit of ours.
-    """
-
-    as_loaded: float
-    same_angles: float
-    largest: float
-
-    @property
-    def in_words(self) -> str:
-        """Say how large the difference is, for the end of a sentence."""
-        rounded = self.same_angles < self.as_loaded / 2
-        angles = f" ({self.same_angles:.1e} at the rotary angles of training)" if rounded else ""
-        return f"{self.as_loaded:.1e} at most{angles}, the largest is {self.largest:.1f}"
 
 
 @dataclass(frozen=True)
@@ -51,15 +29,16 @@ class Exported:
     """What an export made.
 
     Attributes:
-        finished: the attempt. stock: its architecture. numbers: stored in the checkpoint.
-        compared: its logits with ours. position: against the sweep's law.
-        weights_sha256: of model.safetensors.
+        finished: the attempt. class_name: in transformers. numbers: stored in the checkpoint.
+        compared: its logits with ours. changes: of the weights since training, a sentence each.
+        position: against the sweep's law. weights_sha256: of model.safetensors.
     """
 
     finished: Finished
-    stock: Stock
+    class_name: str
     numbers: int
     compared: Compared
+    changes: tuple[str, ...]
     position: Position
     weights_sha256: str
 
@@ -71,7 +50,7 @@ def facts(made: Exported) -> str:
         "cell_id": made.finished.cell.id,
         "attempt": made.finished.record["attempt"],
         "sweep": made.finished.record["sweep"],
-        "architecture": made.stock.class_name,
+        "architecture": made.class_name,
         "numbers": made.numbers,
         "logits": asdict(made.compared),
         "weights_sha256": made.weights_sha256,
@@ -87,12 +66,12 @@ def card(made: Exported) -> str:
 
 
 def _lines(made: Exported) -> Iterator[str]:
-    record, cfg = made.finished.record, made.finished.cell.model
+    record = made.finished.record
     yield "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [isoflop]\n---\n"
     yield f"# {made.finished.cell.id}\n"
     yield (
         f"One cell of the isoFLOP sweep {_plain(record['sweep'])} (attempt {record['attempt']}), "
-        f"trained from scratch to measure a scaling law, as {made.stock.class_name}. It "
+        f"trained from scratch to measure a scaling law, as {made.class_name}. It "
         "continues text, and no more.\n"
     )
     yield _HOW_TO_LOAD
@@ -109,11 +88,7 @@ def _lines(made: Exported) -> Iterator[str]:
         f"float32 on a CPU, differ by {made.compared.in_words}. "
         f"{made.numbers:,} numbers are stored for N_total = {record['N_total']:,} parameters.\n"
     )
-    yield from (f"- {change}" for change in changes_of(made.stock, cfg))
-    if cfg.parametrisation is not Parametrisation.STANDARD:
-        yield f"- Multipliers of {cfg.parametrisation} are written into the weights."
-    if is_tied(made.stock, cfg):
-        yield "- Head and embedding are one table, as in training."
+    yield from (f"- {change}" for change in made.changes)
     yield "\n## What made it\n"
     yield from _table([(k, _value(record[k])) for k in _MADE_BY if _is_known(record[k])])
     yield (

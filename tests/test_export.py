@@ -21,13 +21,14 @@ from results.provenance import CHECKOUT
 from results.store import read_record
 from sweep.data_tokenizer import ByteEncoder, byte_id
 from sweep.errors import UsageError
+from sweep.export_form import LIMIT
+from sweep.export_gpt import compare_logits, trained_model, write_checkpoint
 from sweep.export_tokenizer import (
     find_encoder,
     open_tokenizer,
     why_not_the_same,
     write_tokenizer,
 )
-from sweep.exporting import LIMIT, compare_logits, trained_model, write_checkpoint
 from sweep.trained import with_weights
 
 TEXTS = [
