@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.config import MLP, GPTConfig, Norm, Positions
+from models.config import MLP, OF_EXPERTS, GPTConfig, Norm, Positions
 from models.gpt import GPT, ROTARY_BASE
+from models.stock_moe import config_of_experts, name_experts, why_no_experts
 
 _ACTIVATION = {MLP.GELU: "gelu", MLP.SWIGLU: "silu", MLP.RELU2: "relu2"}
 _EXPORTED = {
     "n_layer", "d_model", "n_head", "vocab_size", "seq_len", "positions", "tied", "n_kv_head",
-    "norm", "mlp", "qk_norm",
+    "norm", "mlp", "qk_norm", "n_expert", *OF_EXPERTS,
 }  # fmt: skip
 _OF_TRAINING = {"z_loss", "init", "init_scale"}  # no logit of a trained model depends on them
 
@@ -66,7 +67,12 @@ ROTARY = (
           norms=("attention_layernorm", "feedforward_layernorm")),
 )  # fmt: skip
 GPT2 = Stock("gpt2", "GPT2LMHeadModel", Norm.LAYERNORM, gated=False, eps="layer_norm_epsilon")
-MODEL_TYPES = tuple(s.model_type for s in (*ROTARY, GPT2))
+MIXTRAL = Stock("mixtral", "MixtralForCausalLM", Norm.RMSNORM, gated=True,
+                values={"sliding_window": None})  # fmt: skip
+GRANITE_MOE = Stock("granitemoeshared", "GraniteMoeSharedForCausalLM", Norm.RMSNORM, gated=True)
+QWEN3_MOE = Stock("qwen3_moe", "Qwen3MoeForCausalLM", Norm.RMSNORM, gated=True, qk_norm=True,
+                  values={"use_sliding_window": False})  # fmt: skip
+MODEL_TYPES = tuple(s.model_type for s in (*ROTARY, GPT2, MIXTRAL, GRANITE_MOE, QWEN3_MOE))
 
 
 def stock_of(cfg: GPTConfig) -> Stock:
@@ -76,12 +82,22 @@ def stock_of(cfg: GPTConfig) -> Stock:
         NoStockForm: there is none; names the option and the values that would do.
     """
     _refuse_unknown_options(cfg)
+    if cfg.n_expert is not None:
+        return _stock_of_experts(cfg)
     if cfg.positions is Positions.LEARNED:
         _refuse_what_gpt2_lacks(cfg)
         return GPT2
     gated = cfg.mlp is MLP.SWIGLU
     fits = [s for s in ROTARY if (s.gated, s.qk_norm) == (gated, cfg.qk_norm)]
     return next((s for s in fits if s.norm is cfg.norm), fits[0])  # else centred: see `centres`
+
+
+def _stock_of_experts(cfg: GPTConfig) -> Stock:
+    if why := why_no_experts(cfg):
+        raise NoStockForm(why)
+    if cfg.qk_norm:
+        return QWEN3_MOE
+    return GRANITE_MOE if cfg.n_shared_expert else MIXTRAL
 
 
 def centres(stock: Stock, cfg: GPTConfig) -> bool:
@@ -123,6 +139,7 @@ def config_of(model: GPT, stock: Stock, eod: int) -> dict[str, Any]:
         sizes = {"n_layer": cfg.n_layer, "n_embd": cfg.d_model, "n_head": cfg.n_head}
         act = {"n_inner": cfg.mlp_width, "activation_function": _ACTIVATION[cfg.mlp]}
         return values | sizes | act | {"n_positions": cfg.seq_len}
+    experts = {} if cfg.n_expert is None else config_of_experts(cfg, stock.model_type)
     return values | {
         "num_hidden_layers": cfg.n_layer,
         "hidden_size": cfg.d_model,
@@ -137,6 +154,7 @@ def config_of(model: GPT, stock: Stock, eod: int) -> dict[str, Any]:
             "rope_theta": ROTARY_BASE,
             "partial_rotary_factor": 1.0,
         },
+        **experts,
     }
 
 
@@ -234,8 +252,8 @@ def _centred(name: str, w: Tensor) -> Tensor:
     """Take the mean out of what a table or matrix writes to the residual stream."""
     if name == "embed.weight":
         return (w.double() - w.double().mean(1, keepdim=True)).float()
-    if name.endswith((".attn.out.weight", ".down.weight")):
-        return (w.double() - w.double().mean(0, keepdim=True)).float()
+    if name.endswith((".attn.out.weight", ".down.weight", ".shared_down.weight")):
+        return (w.double() - w.double().mean(-2, keepdim=True)).float()  # of every expert, too
     return w
 
 
@@ -256,6 +274,9 @@ def _llama_names(ours: dict[str, Tensor], cfg: GPTConfig, stock: Stock) -> dict[
             theirs[f"{b}.self_attn.{name}.weight"] = ours.pop(f"{a}.attn.{name}.weight")[half]
         for name, norm in zip(stock.norms, ("norm_1", "norm_2"), strict=True):
             theirs |= _norm(f"{b}.{name}", ours.pop(f"{a}.{norm}.weight"), stock)
+        if cfg.n_expert is not None:
+            theirs |= name_experts(ours, a, b, stock.model_type)
+            continue
         up, down = ours.pop(f"{a}.up.weight"), ours.pop(f"{a}.down.weight")
         matrices = (*up.chunk(2 if stock.gated else 1), down)
         for name, w in zip(stock.mlp, matrices, strict=True):

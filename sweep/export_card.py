@@ -13,12 +13,13 @@ from sweep.trained import Finished
 SCHEMA = 1
 _RECIPE = ("recipe", "optimizer", "lr", "lr_embedding", "schedule", "warmup_steps", "decay_steps",
            "lr_floor", "beta1", "beta2", "eps", "weight_decay", "momentum", "adjust_lr_fn",
-           "grad_clip", "batch_tokens", "steps", "z_loss", "init", "init_scale", "seed",
-           "recipe_outside_regime")  # fmt: skip
+           "grad_clip", "batch_tokens", "steps", "z_loss", "balance_loss", "router_z_loss", "init",
+           "init_scale", "seed", "recipe_outside_regime")  # fmt: skip
 _DATA = ("data", "data_revision", "data_mix", "data_commits", "tokenizer", "tokenizer_revision",
          "document_mask", "unique_tokens", "epochs", "data_sha256")  # fmt: skip
 _SHAPE = ("n_layer", "d_model", "n_head", "n_kv_head", "head_dim", "vocab_size", "seq_len",
-          "positions", "norm", "mlp", "qk_norm", "tied", "architecture", "architecture_config")  # fmt: skip
+          "positions", "norm", "mlp", "qk_norm", "tied", "n_expert", "top_k",
+          "n_shared_expert", "granularity", "architecture", "architecture_config")  # fmt: skip
 _MADE_BY = ("git_sha", "git_dirty", "code_sha256", "torch_version", "device", "board", "dtype",
             "finished_at")  # fmt: skip
 _OF_THE_SITE = ("host", "slurm_job_id")  # nobody else's business
@@ -120,6 +121,8 @@ def _size_rows(made: Exported) -> list[tuple[str, str]]:
             f"{r['val_tokens']:,} tokens",
         ),
     ]
+    if r["N_active"] != r["N_total"]:
+        rows.insert(1, ("N_active", f"{r['N_active']:,} of them work on a token"))
     if _is_known(r["bpb"]):
         rows.append(("bits per byte", f"{r['bpb']:.4f}{_error(r['bpb_se'])}"))
     return rows

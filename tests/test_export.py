@@ -52,6 +52,24 @@ CLASS = {  # norm, mlp, qk_norm of rotary models
     **{(norm, mlp, True): "ApertusForCausalLM" for norm in Norm for mlp in (MLP.GELU, MLP.RELU2)},
 }
 
+EXPERTS = {
+    "MixtralForCausalLM": {"tied": True, "n_kv_head": 2},
+    "GraniteMoeSharedForCausalLM": {"n_shared_expert": 1, "granularity": 2},
+    "Qwen3MoeForCausalLM": {"qk_norm": True, "top_k": 1},
+}
+
+
+def class_of(cfg: GPTConfig) -> str:
+    """Return what should come of a mix."""
+    if cfg.n_expert is not None:
+        kind = (
+            "Qwen3Moe" if cfg.qk_norm else "GraniteMoeShared" if cfg.n_shared_expert else "Mixtral"
+        )
+        return f"{kind}ForCausalLM"
+    if cfg.positions is Positions.LEARNED:
+        return "GPT2LMHeadModel"
+    return CLASS[cfg.norm, cfg.mlp, cfg.qk_norm]
+
 
 def every_mix() -> list[GPTConfig]:
     """Every norm, MLP and QK-norm that exports, tied with fewer key heads or neither; one size."""
@@ -65,7 +83,11 @@ def every_mix() -> list[GPTConfig]:
         GPTConfig(**size, positions=Positions.LEARNED, mlp=mlp, tied=tied)
         for mlp, tied in itertools.product((MLP.GELU, MLP.RELU2), (False, True))
     ]
-    return [*mixes, *learned]
+    experts = [
+        GPTConfig(**size, norm=norm, mlp=MLP.SWIGLU, n_expert=4, **options)
+        for norm, options in itertools.product(Norm, EXPERTS.values())
+    ]
+    return [*mixes, *learned, *experts]
 
 
 @dataclass(frozen=True)
@@ -112,20 +134,18 @@ def exports(tmp_path_factory, text_folder) -> Exports:
 
 
 def test_every_mix_has_equal_logits_in_a_fresh_process(exports):
-    assert len(exports.mixes) == 28
+    assert len(exports.mixes) == 34
     worst = max(exports.mixes, key=lambda one: one[1]["difference"])
     assert worst[1]["difference"] <= 1e-5, worst
     for cfg, found in exports.mixes:
-        learned = cfg.positions is Positions.LEARNED
-        mix = "GPT2LMHeadModel" if learned else CLASS[cfg.norm, cfg.mlp, cfg.qk_norm]
-        assert found["class"] == mix
+        assert found["class"] == class_of(cfg)
         assert (found["code_of"], found["dtype"]) == ("transformers", "torch.float32")
         assert (found["wrong_keys"], set(found["eos"])) == (0, {0})
 
 
 def test_every_architecture_takes_the_tokenizer(exports):
     found = {found["class"]: found for _, found in exports.mixes if "ids" in found}
-    assert set(found) == {*CLASS.values(), "GPT2LMHeadModel"}
+    assert set(found) == {*CLASS.values(), *EXPERTS, "GPT2LMHeadModel"}
     for one in found.values():
         assert one["ids"] == [list(text.encode()) for text in TEXTS]
         assert one["back"] == TEXTS
@@ -224,16 +244,15 @@ def test_on_long_rows_transformers_rounds_angles_and_the_weights_are_equal(tmp_p
     assert "at the rotary angles of training" in compared.in_words
 
 
-@given(any_config(largest_d=32, experts=False))
+@given(any_config(largest_d=32))
 def test_any_model_exports_all_its_weights_or_names_what_is_in_the_way(cfg):
     cfg, _ = as_standard(cfg, {})  # the multipliers of muP are in the weights
-    options = (cfg.norm, cfg.mlp, cfg.qk_norm, cfg.n_kv_head)
-    gpt2 = options in [(Norm.LAYERNORM, mlp, False, None) for mlp in (MLP.GELU, MLP.RELU2)]
-    if cfg.positions is Positions.LEARNED and not gpt2:
-        with pytest.raises(NoStockForm, match=r"with model\.positions=rotary every value exports"):
+    if not _has_a_form(cfg):
+        with pytest.raises(NoStockForm, match=r"would export|every value exports|export with"):
             stock_of(cfg)
         return
     stock = stock_of(cfg)
+    assert stock.class_name == class_of(cfg)
     weights = weights_of(random_model(cfg), stock)
     at_least = count_params(cfg).total
     assert sum(w.numel() for w in weights.values()) >= at_least
@@ -241,11 +260,41 @@ def test_any_model_exports_all_its_weights_or_names_what_is_in_the_way(cfg):
     assert len(storages) == len(weights)
 
 
-def test_an_option_that_no_stock_architecture_has_is_refused_by_name():
-    size = {"n_layer": 1, "d_model": 8, "n_head": 1, "vocab_size": 9, "seq_len": 8}
-    with pytest.raises(NoStockForm, match=r"model\.n_expert=4 .* model\.n_expert=null would"):
-        stock_of(GPTConfig(**size, n_expert=4))
-    assert stock_of(GPTConfig(**size)).model_type == "starcoder2"
+def _has_a_form(cfg: GPTConfig) -> bool:
+    if cfg.n_expert is not None:
+        whole = cfg.expert_width % 4 == 0 == cfg.d_model % 4
+        known = cfg.n_shared_expert == 0 if cfg.qk_norm else cfg.top_k > 1
+        return cfg.mlp is MLP.SWIGLU and cfg.positions is Positions.ROTARY and known and whole
+    options = (cfg.norm, cfg.mlp, cfg.qk_norm, cfg.n_kv_head)
+    gpt2 = options in [(Norm.LAYERNORM, mlp, False, None) for mlp in (MLP.GELU, MLP.RELU2)]
+    return cfg.positions is Positions.ROTARY or gpt2
+
+
+SIZE = {"n_layer": 1, "d_model": 8, "n_head": 1, "vocab_size": 9, "seq_len": 8}
+SWIGLU = {"mlp": MLP.SWIGLU, "n_expert": 4}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"n_expert": 4}, r"model\.mlp=gelu .* export with model\.mlp=swiglu"),
+        ({**SWIGLU, "positions": Positions.LEARNED}, r"model\.positions=learned has no"),
+        ({**SWIGLU, "top_k": 1}, r"model\.top_k=1 .* model\.qk_norm=true"),
+        ({**SWIGLU, "qk_norm": True, "n_shared_expert": 2, "granularity": 1}, r"n_shared_expert=2"),
+        ({**SWIGLU, "granularity": 8}, r"width of an expert of 3 is no multiple of 4"),
+        (
+            {"parametrisation": "mup", "base_d_model": 8},
+            r"model\.parametrisation=mup .* model\.parametrisation=standard would",
+        ),
+    ],
+)
+def test_an_option_that_no_stock_architecture_has_is_refused_by_name(options, said):
+    with pytest.raises(NoStockForm, match=said):
+        stock_of(GPTConfig(**SIZE, **options))
+
+
+def test_the_plain_model_is_a_starcoder():
+    assert stock_of(GPTConfig(**SIZE)).model_type == "starcoder2"
 
 
 @pytest.fixture(scope="module")
