@@ -13,16 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.config import MLP, OF_EXPERTS, GPTConfig, Norm, Positions
+from models.config import MLP, GPTConfig, Norm, Positions
 from models.gpt import GPT, ROTARY_BASE
 from models.stock_moe import config_of_experts, name_experts, why_no_experts
 
 _ACTIVATION = {MLP.GELU: "gelu", MLP.SWIGLU: "silu", MLP.RELU2: "relu2"}
 _EXPORTED = {
     "n_layer", "d_model", "n_head", "vocab_size", "seq_len", "positions", "tied", "n_kv_head",
-    "norm", "mlp", "qk_norm", "n_expert", *OF_EXPERTS,
+    "norm", "mlp", "qk_norm", "n_expert", "top_k", "n_shared_expert", "granularity",
 }  # fmt: skip
-_OF_TRAINING = {"z_loss", "init", "init_scale"}  # no logit of a trained model depends on them
+# No logit of a trained model depends on these.
+_OF_TRAINING = {"z_loss", "init", "init_scale", "balance_loss", "router_z_loss"}
 
 
 class NoStockForm(ValueError):

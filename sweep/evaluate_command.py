@@ -92,7 +92,7 @@ def export(target: Target, out: Path) -> None:
         finished = next(a for a in attempts if a.record["attempt"] == target.attempt)
         export_attempt(finished, target.folder, out)
     except UsageError as e:
-        raise NotEvaluated(f"it can't be exported: {e}") from None
+        raise NotEvaluated(str(e)) from None
 
 
 def command_evaluator(command: str, tasks: tuple[str, ...]) -> CommandEvaluator:

@@ -65,7 +65,8 @@ def evaluate_sweep(args: Arguments, console: Console) -> int:
             again = f" attempt {target.attempt}" if target.attempt else ""
             console.print(f"{target.cell_id}{again}  {evaluator.name}: {line}")
     console.print(
-        f"{done} evaluations are new" + (f", {bad} did not work: type it again" if bad else "")
+        f"{done} evaluations are new"
+        + (f", {bad} did not work: typed again, they alone are tried" if bad else "")
     )
     return 1 if bad else 0
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sweep.errors import UsageError
+from sweep.retry import Failure, classify
 
 
 def refuse_what_is_there(out: Path) -> None:
@@ -26,7 +27,7 @@ def staged(out: Path) -> Iterator[Path]:
     """Give a folder beside `out` to write into; it takes the place of `out` when all went well.
 
     Raises:
-        UsageError: `out` is taken, or can't be made.
+        UsageError: `out` is taken, can't be made, or the disk is full.
     """
     refuse_what_is_there(out)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
@@ -38,6 +39,12 @@ def staged(out: Path) -> Iterator[Path]:
             _sync(file)
         with _said(out):
             part.rename(out)
+    except Exception as e:  # each library has a type of its own for a full disk
+        if classify(f"{type(e).__name__}: {e}") is not Failure.DISK_FULL:
+            raise
+        raise UsageError(
+            f"out={out}: the disk is full, and nothing was kept; make room, or name a folder elsewhere"
+        ) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

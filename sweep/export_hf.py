@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from models.hf import HFModel
-from sweep.checkpoint_folder import open_model
+from sweep.checkpoint_folder import open_model, transformers_of
 from sweep.errors import UsageError
 from sweep.export_form import Compared, Written, largest, random_tokens, write_generation_config
 from sweep.export_gpt import fill
@@ -54,6 +54,7 @@ def hf_form(finished: Finished) -> HFForm:
     Raises:
         UsageError: this transformers builds another one.
     """
+    transformers_of("isoflop export")  # quiet: writing draws a progress bar else
     try:
         return HFForm(finished, HFModel(finished.cell.model))
     except ValueError as e:

@@ -8,11 +8,13 @@ import torch
 from helpers_archs import KEYS, size_of
 from helpers_cells import tiny_cell
 from helpers_export import asked_of, job, look_afresh, train
+from transformers.utils import logging
 
 from models.build import make_model
 from results.store import read_record
 from sweep.cell import Cell
 from sweep.checkpoint import save
+from sweep.exporting import export_attempt
 from sweep.folder import SweepFolder
 from sweep.trained import load_weights, with_weights
 
@@ -101,6 +103,13 @@ def test_it_goes_on_by_a_command_of_its_own(exports):
     assert model.config.use_cache
     text = model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=4, do_sample=False)
     assert text.shape[1] <= 7
+
+
+def test_writing_draws_no_progress_bar(swept, tmp_path, capfd):
+    """As isoflop evaluate exports: no verb has told transformers to be quiet before."""
+    logging.enable_progress_bar()
+    export_attempt(with_weights(swept, CELLS["llama"].id), swept, tmp_path / "out")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_dry_run_writes_nothing(swept, command, tmp_path):

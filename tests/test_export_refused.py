@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,6 +78,27 @@ def test_a_folder_that_is_not_empty_is_left_alone(export, tmp_path):
     assert "out is not empty: name a new folder" in export(BYTES.id)
     assert (tmp_path / "out" / "mine").read_text() == "mine"
     assert "mine is a file" in export(BYTES.id, out="out/mine")
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(export, tmp_path):
+    (small := tmp_path / "small").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(small)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        said = export(BYTES.id, out="small/out")
+        assert "the disk is full, and nothing was kept; make room" in said
+        assert not list(small.iterdir())
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_evaluate_says_once_why_a_cell_has_no_checkpoint(swept, command, tmp_path):
+    words = [*swept.words(NO_FORM.id), "evaluate.command=true {checkpoint} {out}"]
+    code, said, _ = command("evaluate", *words)
+    assert code == 1
+    assert said.count("can't be exported") == 1
+    assert "1 did not work: typed again, they alone are tried" in said
 
 
 def test_a_mix_without_an_architecture_names_the_option_and_what_would_do(export):
