@@ -137,7 +137,7 @@ class _Crew:
     ) -> None:
         self.workers: list[_Worker] = []
         self._waiting, self._on_event, self._deaths_allowed = waiting, on_event, deaths_allowed
-        # nothing to do for them until an item has ended
+        # nothing to do for them until an item has ended or come back
         self._idle: list[_Worker | WorkerCommand] = []
         self._deaths: Counter[str] = Counter()  # by item
         self._false_starts: Counter[int] = Counter()  # in a row, by id of the command
@@ -145,15 +145,15 @@ class _Crew:
         self._selector = selectors.DefaultSelector()
 
     def start(self, command: WorkerCommand) -> None:
-        """Start a worker for the next item, where there is one."""
+        """Start a worker for the next item; where there is none, keep the command at hand."""
         item = self._waiting.take()
-        if item is not None:
-            worker = _Worker(command)
-            self.workers.append(worker)
-            self._selector.register(worker.stdout, selectors.EVENT_READ, worker)
-            worker.give(item)
-        elif self._waiting:
+        if item is None:
             self._idle.append(command)
+            return
+        worker = _Worker(command)
+        self.workers.append(worker)
+        self._selector.register(worker.stdout, selectors.EVENT_READ, worker)
+        worker.give(item)
 
     def listen(self, seconds: float | None) -> None:
         """Wait for somebody to speak or to die, at most so long."""
@@ -221,12 +221,11 @@ class _Crew:
             return
         if worker in self._idle:
             self._idle.remove(worker)
-            self.start(worker.command)
-        if worker.item is None:
-            return
-        self._item_killed(worker.item, _how(code))
-        if code == BAD_DEVICE and self._gave_up_device(worker):
-            return
+        if worker.item is not None:
+            self._item_killed(worker.item, _how(code))
+            if code == BAD_DEVICE and self._gave_up_device(worker):
+                return
+        # also where it was let go: an item that others had in hand may have come back since
         self.start(worker.command)
 
     def _item_killed(self, item: str, how: str) -> None:

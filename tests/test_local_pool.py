@@ -29,6 +29,10 @@ with open(starts, "a") as f:
 if len(open(starts).read().split()) <= setup["false_starts"]:
     print("ImportError: no such thing", file=sys.stderr)
     sys.exit(1)
+if os.environ["SLOT"] == setup["bad_slot"]:  # fails, once another one has nothing more to do
+    while not os.path.exists(os.path.join(setup["folder"], "let-go")):
+        time.sleep(0.02)
+    sys.exit(1)
 if setup["refuses"]:
     say(kind="refused", reason="hardware.device=cuda: no GPU here")
     sys.exit(0)
@@ -57,6 +61,8 @@ for line in sys.stdin:
         open(os.path.join(setup["folder"], "saved-" + item), "w").close()
         sys.exit(0)
     say(kind="done", item=item, env=os.environ.get("SLOT"), free=True)
+open(os.path.join(setup["folder"], "let-go"), "w").close()
+time.sleep(setup["lingers"])
 """
 
 
@@ -69,11 +75,13 @@ def pool(tmp_path):
     folder.mkdir()
     events: list[Event] = []
 
-    def run(items, workers=2, on_event=events.append, false_starts=0, refuses=False, **options):
+    def run(items, workers=2, on_event=events.append, worker=None, **options):
+        setup = {"folder": str(folder), "false_starts": 0, "refuses": False}
+        setup |= {"bad_slot": None, "lingers": 0, **(worker or {})}
         commands = [
             WorkerCommand(
                 argv=[sys.executable, str(script)],
-                setup={"folder": str(folder), "false_starts": false_starts, "refuses": refuses},
+                setup=setup,
                 env={"SLOT": str(i)},
                 log=tmp_path / f"{i}.log",
             )
@@ -127,7 +135,8 @@ def test_an_item_waits_for_the_one_it_comes_after_however_that_ends(pool):
 
 
 def test_a_worker_that_is_given_up_leaves_its_item_to_one_that_had_to_wait(pool):
-    pool(["a", "b"], workers=2, after={"b": "a"}, false_starts=2)
+    (pool.folder / "let-go").touch()
+    pool(["a", "b"], workers=2, after={"b": "a"}, worker={"bad_slot": "0"})
     assert [e.item for e in pool.events] == ["a", "b"]
 
 
@@ -209,7 +218,7 @@ def test_a_worker_that_does_not_stop_is_killed_after_its_grace(pool):
 
 
 def test_a_worker_that_can_not_start_says_nothing_about_its_item(pool):
-    pool(["a", "b", "kill1", "c"], workers=1, false_starts=1)
+    pool(["a", "b", "kill1", "c"], workers=1, worker={"false_starts": 1})
     assert sorted(e.item for e in pool.events if e.kind == "done") == ["a", "b", "c", "kill1"]
     assert [(e.item, e.data["again"]) for e in pool.events if e.kind == "died"] == [("kill1", True)]
     assert len(lives(pool.folder, "starts")) == 3  # one false, one killed, one to the end
@@ -217,20 +226,36 @@ def test_a_worker_that_can_not_start_says_nothing_about_its_item(pool):
 
 
 def test_one_slot_that_can_not_start_leaves_its_items_to_the_others(pool):
-    pool(["a", "b", "c"], workers=2, false_starts=2)
+    (pool.folder / "let-go").touch()
+    pool(["a", "b", "c"], workers=2, worker={"bad_slot": "0"})
     assert sorted(e.item for e in pool.events) == ["a", "b", "c"]
     assert {e.kind for e in pool.events} == {"done"}
 
 
+@pytest.mark.parametrize("lingers", [0, 0.5])
+def test_an_item_comes_back_when_the_others_were_already_let_go(pool, lingers):
+    """Whether the one that was let go is gone, or still on its way out."""
+    pool(["a", "b", "c"], worker={"bad_slot": "1", "lingers": lingers})
+    assert sorted(e.item for e in pool.events) == ["a", "b", "c"]
+    assert {e.kind for e in pool.events} == {"done"}
+    assert {e.data["env"] for e in pool.events} == {"0"}
+
+
+def test_a_worker_that_was_not_needed_takes_an_item_whose_own_can_not_start(pool):
+    (pool.folder / "let-go").touch()
+    pool(["a"], worker={"bad_slot": "0"})
+    assert [(e.item, e.data["env"]) for e in pool.events] == [("a", "1")]
+
+
 def test_without_any_worker_no_item_is_touched_and_the_log_is_named(pool):
     with pytest.raises(NoWorker, match=r"exit status 1: ImportError: no such thing \(.*\.log\)"):
-        pool(["a", "b"], workers=2, false_starts=99)
+        pool(["a", "b"], workers=2, worker={"false_starts": 99})
     assert pool.events == []
     assert len(lives(pool.folder, "starts")) == 4  # each slot twice, whatever the number of items
 
 
 def test_a_worker_that_refuses_ends_the_launch_with_its_words(pool):
     with pytest.raises(WorkerRefused, match="no GPU here"):
-        pool(["a", "b"], refuses=True)
+        pool(["a", "b"], worker={"refuses": True})
     assert pool.events == []
     assert not (pool.folder / "a").exists()
