@@ -6,7 +6,7 @@ from models.boards import BOARDS
 from sweep.arguments import Arguments
 from sweep.budget_answer import Answer, Figure, Table
 from sweep.budget_given import law_of
-from sweep.budget_training import again
+from sweep.budget_questions import again
 
 
 def models(args: Arguments) -> Answer:

@@ -26,7 +26,8 @@ from models.boards import Board
 from sweep.arguments import Arguments
 from sweep.budget_answer import Answer, Figure, Table
 from sweep.budget_given import Cluster, device, law_of, need, prices_of, quality, served_tokens
-from sweep.budget_training import again, outside, short, size, sources
+from sweep.budget_questions import again
+from sweep.budget_training import outside, short, size, sources
 from sweep.errors import UsageError
 
 _SARDANA = "Sardana & Frankle 2024, arXiv:2401.00448: least 6 N D + 2 N D_inf at a given loss"

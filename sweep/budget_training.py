@@ -1,7 +1,5 @@
 """The questions of `isoflop budget` about training: what it takes, what to train, energy, the data wall."""
 
-import shlex
-
 from analysis.budget_data import FLAT, effective_tokens, most_effective, repetitions
 from analysis.budget_laws import LAWS, BudgetLaw, plain
 from analysis.budget_training import (
@@ -16,10 +14,8 @@ from analysis.budget_training import (
 from sweep.arguments import Arguments
 from sweep.budget_answer import Answer, Figure, Table, shown
 from sweep.budget_given import Cluster, cluster_of, law_of, need, only_one
+from sweep.budget_questions import CLUSTER, again
 from sweep.errors import UsageError
-
-CLUSTER = ("hardware", "peak", "gpus", "mfu", "records", "price")
-
 
 _NO_INTERVAL = "no interval: published constants come with none here"
 _NO_INTERVAL_OWN = "no interval: this is the law's best fit alone; fits.json has intervals in forecast, at the fit.targets asked of isoflop fit"
@@ -256,17 +252,3 @@ def _worth(law: BudgetLaw, N: float, D: float, U: float, star: float) -> list[Fi
         Figure("loss", "loss", law.loss(N, worth), "nats/token"),
         Figure("most", "any number of passes is worth at most", most_effective(U, star), "tokens"),
     ]
-
-
-def again(args: Arguments, ask: str, drop: tuple[str, ...] = (), **changes: str) -> str:
-    """Return a command for another question, with what it reads of what was typed."""
-    from sweep.budgeting import QUESTIONS  # which imports this file
-
-    kept = set(QUESTIONS[ask].reads) - {*drop, *changes}
-    if ask == "optimal":
-        kept -= {"C", "gpu_hours", "money"}  # one of these says what is spent, and is in changes
-    if QUESTIONS[ask].reads_law:
-        kept.add("fits")
-    words = [w for w in args.words if w.partition("=")[0].removeprefix("budget.") in kept]
-    new = [f"budget.{k}={v}" for k, v in changes.items()]
-    return shlex.join(["isoflop", "budget", f"budget.ask={ask}", *new, *words])

@@ -5,7 +5,6 @@ words, and ends with 3 where one failed. The arrays depend on it (afterok, kill-
 they never start where it fails.
 """
 
-import json
 import os
 import shutil
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 from results.provenance import PACKAGES, now, versions
 from slurm.submit import SAID_WHY
 from sweep import checkpoint
+from sweep.canary_words import canary_file
 from sweep.errors import UsageError
 from sweep.folder import SweepFolder, read_plan
 from sweep.frozen import Frozen, open_submission
@@ -51,20 +51,6 @@ def main() -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_json(said, path)
     return SAID_WHY if bad else 0
-
-
-def canary_file(folder: SweepFolder, submission: Submission) -> Path:
-    """Where a canary says what it found."""
-    return folder.path / "canary" / f"{submission.name}.json"
-
-
-def canary_words(folder: SweepFolder, submission: Submission) -> str | None:
-    """Say what a canary found wrong; "" where all was well, None where it has not ended."""
-    try:
-        said = json.loads(canary_file(folder, submission).read_text())
-    except (OSError, ValueError):
-        return None
-    return "; ".join(f"{c['name']}: {c['found']}" for c in said["checks"] if not c["ok"])
 
 
 def run_checks(folder: SweepFolder, submission: Submission, frozen: Frozen) -> list[Check]:

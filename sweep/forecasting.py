@@ -2,85 +2,29 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from analysis.fits_file import FitsError, plain_json, read_fits
-from analysis.forecast import Evidence
-from analysis.forecast import forecast as forecast_optimum
+from analysis.fits_file import plain_json
 from analysis.multiplier import IncomparableError, Multiplier, multipliers
-from analysis.points import Points, PointsError
 from analysis.predict import forecast_at
-from analysis.refitting import drift, evidence_of
-from analysis.tables import sha256_of
 from conf.schema import AppConf
 from sweep.arguments import Arguments
-from sweep.collected import record_points
 from sweep.documents import expand
 from sweep.errors import UsageError
+from sweep.fitted_file import Entry, FittedFile, read_fitted
 from sweep.fitting import fit_points
 from sweep.folder import sweep_folder
 from sweep.predictions import preregister, score
 from sweep.summary import forecast_lines
 
-Entry = dict[str, Any]
 _FORMATS = ("text", "json")
 _NOT_TRANSFERRED = (
     "recipe not_transferred: cells were not near their best learning rate or batch at every size, so "
     "none of this is compute-optimal; isoflop collect says which. Retune, then fit again"
 )
-
-
-@dataclass(frozen=True, eq=False)
-class FittedFile:
-    """A fits.json, and what can be asked of it."""
-
-    path: Path
-    fits: dict[str, Any]
-
-    @property
-    def sha256(self) -> str:
-        """Hash of its bytes."""
-        return sha256_of(self.path)
-
-    @cached_property
-    def evidence(self) -> Evidence:
-        """Fit its runs again; seconds.
-
-        Raises:
-            UsageError: it can't be.
-        """
-        try:
-            return evidence_of(self.fits, self._collected())
-        except FitsError as e:
-            raise UsageError(f"{self.path}: {e}") from None
-
-    def warnings(self) -> list[str]:
-        """Say what is odd about the runs, and about their second fit where there was one."""
-        found = list(self.fits["points"].get("warnings") or [])
-        if "evidence" in vars(self) and (changed := drift(self.fits, self.evidence)):
-            found.append(changed)
-        return [f"{self.path}: {text}" for text in found]
-
-    def at_budget(self, C: float) -> list[Entry]:
-        """Entries of forecast[] at C: those of the file, or else made from its runs."""
-        stored = [f for f in self.fits["forecast"] if f.get("C") == C]
-        return stored or plain_json(forecast_optimum(self.evidence, C))
-
-    def _collected(self) -> Points | None:
-        """Take the records beside a fits.json that holds no runs, if they are as many."""
-        records = self.path.parent / "records.parquet"
-        if self.fits["points"].get("rows") or not records.exists():
-            return None
-        try:
-            points = record_points(records, self.fits["points"]["N_convention"])
-        except PointsError as e:
-            raise UsageError(f"{records}: {e}") from None
-        return points if len(points) == self.fits["points"]["n"] else None
 
 
 def forecast(args: Arguments, console: Console) -> int:
@@ -230,14 +174,14 @@ def _files(args: Arguments, console: Console) -> list[FittedFile]:
             raise UsageError(f"{min(others)} is not read with fits=, which are fitted already")
         if len(app.fits) > 2:
             raise UsageError(f"fits= takes one or two, got {len(app.fits)}: compare two at a time")
-        return [_read(_fits_path(expand(name)), "") for name in app.fits]
+        return [read_fitted(_fits_path(expand(name))) for name in app.fits]
     if app.points is not None:
         if app.out is None:
             raise UsageError("points=FILE needs out=FOLDER to write to")
         app.fit.targets = app.fit.targets or app.forecast.targets
         with console.capture():  # what fit says of itself is in fits.json
             folder = fit_points(app, expand(app.out), console)
-        return [_read(folder / "fits.json", "")]
+        return [read_fitted(folder / "fits.json")]
     folder = sweep_folder(app)
     unused = args.groups_named("fit", "columns", "out") - {"fit.loss"}
     if unused:
@@ -247,18 +191,11 @@ def _files(args: Arguments, console: Console) -> list[FittedFile]:
         )
     of_set = [] if app.fit.loss is None else [f"fit.loss={app.fit.loss}"]
     first = folder.command("fit", *of_set)
-    return [_read(folder.fits_of(app.fit.loss), f"; first: {first}")]
+    return [read_fitted(folder.fits_of(app.fit.loss), f"; first: {first}")]
 
 
 def _fits_path(path: Path) -> Path:
     return path / "fits.json" if path.is_dir() else path
-
-
-def _read(path: Path, hint: str) -> FittedFile:
-    try:
-        return FittedFile(path, read_fits(path))
-    except FitsError as e:
-        raise UsageError(f"{e}{hint}") from None
 
 
 def _check_numbers(app: AppConf) -> None:

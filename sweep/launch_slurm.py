@@ -15,7 +15,7 @@ from slurm.queue import NoSlurm
 from slurm.site import SiteRefuses
 from slurm.submit import Refused, submit
 from sweep.bad_devices import bad_nodes
-from sweep.canary import canary_file
+from sweep.canary_words import canary_file
 from sweep.code import choose_code, keep_code
 from sweep.data import check_data, open_data, prepare_data
 from sweep.errors import UsageError

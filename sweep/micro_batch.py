@@ -1,22 +1,37 @@
 """How many sequences go through the model at once: as many as fit, found by trying."""
 
 import resource
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
 from models.config import CrossEntropy
+from models.loss import Loss
+from sweep.cell import Cell
+from sweep.device import Device
 from sweep.memory import memory_needed, rows_that_fit
-
-if TYPE_CHECKING:  # a trainer looks for its own micro-batch
-    from sweep.train import Trainer
+from sweep.ranks import Ranks
 
 
 class DoesNotFit(Exception):
     """Not even one sequence goes through the model."""
 
 
-def find_micro_rows(trainer: "Trainer", most: int) -> int:
+class Trains(Protocol):
+    """What this file asks of a trainer, which looks for its own micro-batch."""
+
+    cell: Cell
+    device: Device
+    ranks: Ranks
+    model: torch.nn.Module
+    shared: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def loss(self, tokens_BT: torch.Tensor) -> Loss:
+        """Return the loss of some sequences."""
+
+
+def find_micro_rows(trainer: Trains, most: int) -> int:
     """Start at what arithmetic allows and halve while the device runs out of memory.
 
     A device with room to spare by arithmetic is not tried, so that a small cell starts at once. All
@@ -52,7 +67,7 @@ def find_micro_rows(trainer: "Trainer", most: int) -> int:
     return rows
 
 
-def _fits(trainer: "Trainer", rows: int) -> bool:
+def _fits(trainer: Trains, rows: int) -> bool:
     """Try two backward passes with all that a step holds: gradients and both moments."""
     device, cfg = trainer.device.device, trainer.cell.model
     generators = [device] if device.type == "cuda" else []
@@ -85,7 +100,7 @@ def out_of_memory(e: BaseException) -> bool:
     return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or any(s in str(e) for s in said)
 
 
-def _held_bytes(trainer: "Trainer") -> int:
+def _held_bytes(trainer: Trains) -> int:
     """Bytes of weights and moments that are there already."""
     moments = [v for s in trainer.optimizer.state.values() for v in s.values()]
     tensors = [*trainer.model.parameters(), *(v for v in moments if torch.is_tensor(v))]

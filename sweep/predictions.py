@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -31,14 +30,10 @@ from sweep.arguments import Arguments
 from sweep.collected import record_points
 from sweep.documents import expand
 from sweep.errors import UsageError
-
-if TYPE_CHECKING:
-    from sweep.forecasting import FittedFile
-
-Entry = dict[str, Any]
+from sweep.fitted_file import Entry, FittedFile
 
 
-def preregister(app: AppConf, file: "FittedFile", forecasts: Sequence[Entry]) -> list[Entry]:
+def preregister(app: AppConf, file: FittedFile, forecasts: Sequence[Entry]) -> list[Entry]:
     """Add predictions to the registry that preregister= names; returns them as written.
 
     Raises:

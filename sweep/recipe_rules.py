@@ -7,12 +7,29 @@ side by side. A value that a source does not state is not decided by its rule.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from sweep.recipe_regime import Regime, Target
 
-if TYPE_CHECKING:
-    from sweep.recipe import RecipeSettings
+
+class Asked(Protocol):
+    """What rules read of a recipe's settings, beside the names that each decides or needs."""
+
+    @property
+    def rule(self) -> str:
+        """Name of the rule."""
+
+    @property
+    def lr(self) -> float | None:
+        """Peak learning rate."""
+
+    @property
+    def lr_embedding(self) -> float | None:
+        """That of tables and norms."""
+
+    @property
+    def batch_rows(self) -> int | None:
+        """Sequences of one optimizer step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +54,12 @@ class Choice:
 class Rule:
     """A named rule, the settings that it decides or needs, and the regime it was fitted on."""
 
-    choose: "Callable[[RecipeSettings, Target], Choice]"
+    choose: Callable[[Asked, Target], Choice]
     decides: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     regime: Regime | None = None
 
-    def check(self, settings: "RecipeSettings") -> None:
+    def check(self, settings: Asked) -> None:
         """Refuse settings that are missing, or that would be silently ignored."""
         for name in self.decides:
             if getattr(settings, name) is not None:
@@ -61,7 +78,7 @@ def nine_digits(x: float) -> float:
     return float(f"{x:.9g}")
 
 
-def _fixed(settings: "RecipeSettings", at: Target) -> Choice:
+def _fixed(settings: Asked, at: Target) -> Choice:
     """One learning rate and one batch for all cells."""
     lr, rows = settings.lr, settings.batch_rows
     return Choice(
@@ -69,7 +86,7 @@ def _fixed(settings: "RecipeSettings", at: Target) -> Choice:
     )
 
 
-def _demo(settings: "RecipeSettings", at: Target) -> Choice:
+def _demo(settings: Asked, at: Target) -> Choice:
     """Matrices at .008 x 32/d, tables and norms at .016, 8 rows a step.
 
     lr falls as 1/d, as muP would have it (Yang et al. 2022, arXiv:2203.03466, table 8); a batch
@@ -79,7 +96,7 @@ def _demo(settings: "RecipeSettings", at: Target) -> Choice:
     return Choice(lr=lr, lr_embedding=0.016, batch_tokens=8 * at.cfg.seq_len)
 
 
-def _porian(settings: "RecipeSettings", at: Target) -> Choice:
+def _porian(settings: Asked, at: Target) -> Choice:
     """Give lr = .0047 (N/108e6)^(-1/3), B = 160 x 2048 tokens x (N/108e6)^(2/3).
 
     Warm-up of N tokens. Porian et al. 2024, arXiv:2406.19146; N with the head, without embedding.
@@ -94,7 +111,7 @@ def _porian(settings: "RecipeSettings", at: Target) -> Choice:
     )
 
 
-def _steplaw(settings: "RecipeSettings", at: Target) -> Choice:
+def _steplaw(settings: Asked, at: Target) -> Choice:
     """Give lr = 1.79 N^-.713 D^.307, B = .58 D^.571 tokens, decayed to a rate of 1e-5.
 
     Li et al. 2025, arXiv:2503.04715; N non-embedding.
@@ -108,7 +125,7 @@ def _steplaw(settings: "RecipeSettings", at: Target) -> Choice:
     )
 
 
-def _deepseek(settings: "RecipeSettings", at: Target) -> Choice:
+def _deepseek(settings: Asked, at: Target) -> Choice:
     """Give lr = .3118 C^-.125, B = .2920 C^.3271 tokens, C without vocabulary.
 
     DeepSeek-AI 2024, arXiv:2401.02954, section 3.1.
@@ -121,7 +138,7 @@ def _deepseek(settings: "RecipeSettings", at: Target) -> Choice:
 _MARIN_SEQUENCE = 4096  # tokens: its batch counts sequences of this length
 
 
-def _marin(settings: "RecipeSettings", at: Target) -> Choice:
+def _marin(settings: Asked, at: Target) -> Choice:
     """Give lr = .0063 sqrt(B/B0) (T0/T)^.3, beta2 = .9999^(B/B0), with B0 = 64 and T0 = 2.5e9.
 
     Embeddings and norms at 6.56e-4 sqrt(r), eps = 1.85e-8 / sqrt(r), r = (B/B0) (T0/T). B, in

@@ -175,7 +175,7 @@ def _worth(named: Sequence["NamedFit"]) -> list["Worth"]:
     """
     from analysis.multiplier import IncomparableError, multipliers
     from analysis.report_worth import Worth
-    from sweep.forecasting import FittedFile
+    from sweep.fitted_file import FittedFile
 
     files = [(n.name, FittedFile(Path(n.path), n.fits)) for n in named if n.fits is not None]
     first, *others = files[:MOST_WORTHS]

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from results.record import RecordStatus
 from slurm.lease import holder
 from slurm.queue import JobState, NoSlurm, Queue, read_queue
-from sweep.canary import canary_words
+from sweep.canary_words import canary_words
 from sweep.cell_state import AttemptFacts, CellFacts, PlanRow
 from sweep.errors import UsageError
 from sweep.folder import PLAN_SCHEMA, SweepFolder

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sweep.errors import UsageError
-from sweep.tracking import TrackedRun, Tracker
+from sweep.tracked_run import TrackedRun, Tracker
 
 
 def check_trackers(names: Iterable[str]) -> None:

@@ -14,45 +14,18 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sweep.cells import cell_to_row
 from sweep.checkpoint import write_json
 from sweep.claim import Attempt
 from sweep.folder import SweepFolder
 from sweep.settings import RunSettings
+from sweep.tracked_run import TrackedRun
 
 _PATIENCE = 20.0  # seconds that the end of a process waits for what a tracker still has to send
 SUMMARY = ("val_loss", "val_loss_se", "bpb", "train_loss", "tokens_per_second", "mfu",
            "mfu_of_measured_peak", "seconds", "status", "reason")  # fmt: skip
-
-
-class Tracker(Protocol):
-    """What a package that shows runs is to us."""
-
-    def tell(self, step: int, values: Mapping[str, float]) -> None:
-        """Show one evaluation: values that are finite, `tokens` and `flops` among them."""
-
-    def end(self, summary: Mapping[str, Any]) -> None:
-        """Send what is left. summary: columns of the record; empty where the attempt goes on later."""
-
-
-@dataclass(frozen=True)
-class TrackedRun:
-    """One run as trackers see it: an attempt, with those that it went on from.
-
-    Attributes:
-        id: of this run alone, also among sweeps of one name. name: the cell's id.
-        group: the sweep. project: of wandb and trackio.
-        folder: for what a tracker keeps on disk. config: what was asked of the cell.
-    """
-
-    id: str
-    name: str
-    group: str
-    project: str
-    folder: Path
-    config: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

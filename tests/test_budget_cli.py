@@ -15,7 +15,7 @@ from helpers_cli import environment
 from analysis.budget_laws import LAWS
 from models.boards import BOARDS
 from sweep.budget_help import EXAMPLES
-from sweep.budgeting import QUESTIONS
+from sweep.budget_questions import READS
 from sweep.verbs import VERBS
 
 FITS = Path(__file__).resolve().parents[1] / "results" / "reference" / "demo" / "fits.json"
@@ -108,7 +108,7 @@ def test_published_inference_aware_figures(ask):
 
 
 def test_help_has_an_example_for_every_question():
-    assert list(EXAMPLES) == list(QUESTIONS)
+    assert list(EXAMPLES) == list(READS)
 
 
 @pytest.mark.parametrize("name", list(EXAMPLES))
@@ -129,17 +129,17 @@ def test_examples_of_help_work_and_so_do_the_next_steps(command, ask, name):
     assert command(verb, *following)[0] == 0
 
 
-@pytest.mark.parametrize("name", list(QUESTIONS))
+@pytest.mark.parametrize("name", list(READS))
 def test_keys_of_a_question_are_keys(name):
     from conf.schema import BudgetConf
 
-    assert set(QUESTIONS[name].reads) <= set(vars(BudgetConf()))
+    assert set(READS[name]) <= set(vars(BudgetConf()))
 
 
 def test_every_key_is_read_by_a_question():
     from conf.schema import BudgetConf
 
-    read = {key for q in QUESTIONS.values() for key in q.reads}
+    read = {key for keys in READS.values() for key in keys}
     assert set(vars(BudgetConf())) - read == {"ask", "format"}
 
 
@@ -421,7 +421,7 @@ def test_every_question_but_lists_is_shown():
     asked = {
         re.search(r"budget\.ask=(\w+)", words + " budget.ask=train").group(1) for words, _ in SHOWN
     }
-    assert asked == set(QUESTIONS) - {"laws", "hardware"}
+    assert asked == set(READS) - {"laws", "hardware"}
 
 
 @pytest.mark.parametrize(("words", "shown"), SHOWN, ids=[w for w, _ in SHOWN])

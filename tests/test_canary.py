@@ -9,7 +9,8 @@ import pytest
 from helpers_cells import CPU, RUN, data_settings, tiny_cell
 
 from slurm.submit import SAID_WHY
-from sweep.canary import canary_words, environment_here, main
+from sweep.canary import environment_here, main
+from sweep.canary_words import canary_words
 from sweep.folder import PlannedCell, SweepFolder, freeze_plan
 from sweep.frozen import Frozen, open_submission
 from sweep.submissions import new_submission, write_submission

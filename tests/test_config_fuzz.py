@@ -15,7 +15,8 @@ from analysis.budget_laws import LAWS as BUDGET_LAWS
 from conf.schema import AppConf
 from sweep import cli
 from sweep.arguments import TEXT_KEYS, TEXT_LISTS, Arguments, _known_keys
-from sweep.budgeting import QUESTIONS, print_answer
+from sweep.budget_questions import READS
+from sweep.budgeting import print_answer
 from sweep.console import PlainConsole
 from sweep.errors import UsageError
 
@@ -100,7 +101,7 @@ def test_texts_are_among_the_fuzzed_keys():
     assert {*TEXT_KEYS, *TEXT_LISTS} <= set(_known_keys())
 
 
-ASKS = st.sampled_from([*QUESTIONS, "nothing"]).map("budget.ask={}".format)
+ASKS = st.sampled_from([*READS, "nothing"]).map("budget.ask={}".format)
 QUANTITIES = st.one_of(
     st.floats(-1, 1e45).map(str), st.sampled_from(["7e9", "1e12", "2e11", "0", ".5", "1", "20"])
 )
@@ -117,10 +118,10 @@ def test_a_budget_is_answered_or_refused(ask, words, format):
 
 
 @settings(max_examples=600)
-@given(st.sampled_from(sorted(QUESTIONS)), st.data())
+@given(st.sampled_from(sorted(READS)), st.data())
 def test_a_question_with_numbers_of_any_size_is_answered_or_refused(ask, data):
     """Beside Hydra, so that there can be many: nothing but UsageError comes out of an answer."""
-    keys = set(QUESTIONS[ask].reads) - {"records", "law", "hardware", "serve_hardware", "dtype"}
+    keys = set(READS[ask]) - {"records", "law", "hardware", "serve_hardware", "dtype"}
     app = AppConf()
     app.budget.ask = ask
     app.budget.format = "json"

@@ -13,7 +13,7 @@ from analysis.laws import LAWS
 from analysis.points import load_points
 from analysis.refitting import evidence_of
 from results.store import read_records
-from sweep import forecasting
+from sweep import fitted_file
 
 REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference" / "demo"
 
@@ -55,7 +55,7 @@ def each_file_is_fitted_again_once(monkeypatch, made):
             made[key] = evidence_of(fits, points)
         return made[key]
 
-    monkeypatch.setattr(forecasting, "evidence_of", once)
+    monkeypatch.setattr(fitted_file, "evidence_of", once)
 
 
 def answer(command, *words: str) -> dict:

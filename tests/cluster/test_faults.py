@@ -19,7 +19,7 @@ from slurm.devcluster.processes import job_processes
 from slurm.devcluster.up import up
 from slurm.preempt import exclude_nodes
 from slurm.queue import NoSlurm, read_queue
-from sweep.canary import canary_words
+from sweep.canary_words import canary_words
 from sweep.submissions import read_submissions
 
 pytestmark = pytest.mark.slow
