@@ -7,6 +7,7 @@ those of the manual pages of squeue and sacct.
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from slurm.queue import JobState
@@ -22,14 +23,29 @@ class Commands:
 
     def launch_with(self, *words: str) -> str:
         """Return the launch with some words, which replace those of the same keys."""
-        keys = {word.partition("=")[0] for word in words}
-        kept = [w for w in shlex.split(self.launch) if w.partition("=")[0] not in keys]
-        return shlex.join([*kept, *words])
+        return _with(self.launch, words)
+
+    def cancel_and_launch_with(self, *words: str) -> str:
+        """Return one command after the other; the launch as `launch_with` returns it."""
+        return _after(self.cancel, self.launch_with(*words))
 
     def value_of(self, key: str) -> str | None:
         """Return what the last launch said of a key."""
         words = [w.partition("=") for w in shlex.split(self.launch)]
         return next((value for own, _, value in words if own == key), None)
+
+
+# Each is asked again for every cell that does not move, of which there may be ten thousand.
+@cache
+def _with(launch: str, words: tuple[str, ...]) -> str:
+    keys = {word.partition("=")[0] for word in words}
+    kept = [w for w in shlex.split(launch) if w.partition("=")[0] not in keys]
+    return shlex.join([*kept, *words])
+
+
+@cache
+def _after(first: str, then: str) -> str:
+    return f"{first} && {then}"
 
 
 @dataclass(frozen=True)
@@ -79,7 +95,7 @@ _HELD_STATES = ("REQUEUE_HOLD", "SPECIAL_EXIT")
 
 
 def _cancel_and_launch(*words: str) -> Callable[[Commands], str]:
-    return lambda commands: f"{commands.cancel} && {commands.launch_with(*words)}"
+    return lambda commands: commands.cancel_and_launch_with(*words)
 
 
 _ELSEWHERE = _cancel_and_launch("cluster.partition=...")

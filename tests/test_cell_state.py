@@ -1,5 +1,6 @@
 """Where a cell is and why it does not move: a table of what clusters do, as seen on a real one."""
 
+import shlex
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -170,6 +171,19 @@ def test_a_command_that_mends_replaces_what_was_typed():
     mend = cell_state(facts, NOW, typed).explanation.mend
     assert mend == "isoflop launch grid=g 'root=a b' cluster.memory_gb=..."
     assert (typed.value_of("root"), typed.value_of("sweep")) == ("a b", None)
+
+
+def test_a_launch_is_taken_apart_once_however_many_cells_wait(monkeypatch):
+    """With 10,000 cells, and 2,000 seeds in the words, it was most of a minute."""
+    looks, split, down = [], shlex.split, pending("PartitionDown")
+    monkeypatch.setattr(shlex, "split", lambda text: looks.append(text) or split(text))
+    asked = Commands("isoflop launch grid.seeds=[1,2,3]", "isoflop cancel sweep=s", "")
+    for _ in range(100):
+        mend = cell_state(CellFacts(PLAN, (), SUBMISSION, down), NOW, asked).explanation.mend
+    assert mend == (
+        "isoflop cancel sweep=s && isoflop launch 'grid.seeds=[1,2,3]' cluster.partition=..."
+    )
+    assert len(looks) <= 1
 
 
 def test_steps_are_those_of_the_last_sign_of_life():
