@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,7 @@ def _push_aside(folder: Path, number: int) -> None:
             shutil.rmtree(lost, ignore_errors=True)
 
 
+@cache
 def _machine() -> str | None:
     """Name of the running kernel and of the space of process ids; None where it can't be told."""
     try:

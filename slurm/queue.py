@@ -125,9 +125,7 @@ def parse_squeue(text: str) -> Iterator[JobState]:
     """Read lines of squeue in the format _SQUEUE, one job for each element of an array."""
     for cells in _rows(text, 10):
         job_id, state, reason, nodes, elapsed, limit, submit, start, partition, name = cells
-        base = JobState(
-            job_id="",
-            index=None,
+        values = dict(
             name=name,
             state=state,
             reason=_known(reason),
@@ -140,7 +138,7 @@ def parse_squeue(text: str) -> Iterator[JobState]:
             active=state not in _ENDED,
         )
         for job, index in _elements(job_id):
-            yield replace(base, job_id=job, index=index)
+            yield JobState(job, index, **values)
 
 
 def parse_sacct(text: str) -> Iterator[JobState]:
@@ -150,9 +148,7 @@ def parse_sacct(text: str) -> Iterator[JobState]:
         code, derived, partition, name = rest
         (exit_code, number), (_, step_signal) = _code(code), _code(derived)
         minutes = _number(limit)
-        base = JobState(
-            job_id="",
-            index=None,
+        values = dict(
             name=name,
             state=state.split(" ")[0],  # CANCELLED by 1000
             reason=_known(reason),
@@ -168,7 +164,7 @@ def parse_sacct(text: str) -> Iterator[JobState]:
             end=_number(end),
         )
         for job, index in _elements(job_id):
-            yield replace(base, job_id=job, index=index)
+            yield JobState(job, index, **values)
 
 
 def _squeue() -> str:

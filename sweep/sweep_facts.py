@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 
 from results.record import RecordStatus
 from slurm.lease import holder
-from slurm.queue import JobState, NoSlurm, Queue, read_queue
+from slurm.queue import JobState, Key, NoSlurm, Queue, read_queue
 from sweep.canary_words import canary_words
 from sweep.cell_state import AttemptFacts, CellFacts, PlanRow
 from sweep.errors import UsageError
@@ -27,6 +28,7 @@ from sweep.folder import PLAN_SCHEMA, SweepFolder
 from sweep.submissions import Submission, job_ids, read_submissions
 
 _MEMORY = re.compile(rb"exceeded .*memory limit|oom.kill|out of memory", re.IGNORECASE)
+_LOG = re.compile(r"(\d+)(?:_(\d+))?_\w+_log\.err$")
 _TERMINAL = tuple(str(s) for s in RecordStatus if s.terminal)
 _DONE = ("finished", "diverged")  # a stopped cell may be trained again, where somebody asks for it
 
@@ -54,6 +56,7 @@ def read_facts(folder: SweepFolder) -> SweepFacts:
     recorded = recorded_attempts(folder)
     begun = set(_listed(folder.path / "cells"))
     jobs, canaries = _Jobs(submissions, queue or {}), _canaries(folder, submissions)
+    logs = _Logs(folder)
     records, cells_at = str(folder.records), str(folder.path / "cells")
     cells = []
     for row in plan:
@@ -61,21 +64,36 @@ def read_facts(folder: SweepFolder) -> SweepFacts:
         attempts = _attempts(records, f"{cells_at}/{row.cell_id}", numbers, row.cell_id in begun)
         submission, job, shares = jobs.of(row.cell_id)
         if job is not None and job.state == "FAILED" and not recorded.get(row.cell_id):
-            job = replace(job, out_of_memory=job.out_of_memory or _says_memory(folder, job))
+            job = replace(job, out_of_memory=job.out_of_memory or logs.say_memory(job))
         canary = canaries.get(submission.name) if submission is not None else None
         cells.append(CellFacts(row, attempts, submission, job, queue is not None, canary, shares))
     return SweepFacts(cells, submissions, queue or Queue(), queue is not None, notes)
 
 
-def _says_memory(folder: SweepFolder, job: JobState) -> bool:
-    """Whether a killed job's log says that its memory ran out: without cgroups nothing else does."""
-    stem = f"{job.job_id}_*" if job.index is None else f"{job.job_id}_{job.index}_*"
-    for path in (folder.path / "logs").glob(f"{stem}_log.err"):
-        with path.open("rb") as f:
-            f.seek(max(0, path.stat().st_size - 4000))
-            if _MEMORY.search(f.read()):
-                return True
-    return False
+class _Logs:
+    """What jobs wrote on stderr: logs/<job>[_<index>]_<task>_log.err."""
+
+    def __init__(self, folder: SweepFolder) -> None:
+        self.path = folder.path / "logs"
+
+    def say_memory(self, job: JobState) -> bool:
+        """Whether a killed job's log says that its memory ran out: without cgroups nothing else does."""
+        return any(_MEMORY.search(self._end(name)) for name in self._of_job[job.key])
+
+    @cached_property
+    def _of_job(self) -> dict[Key, list[str]]:
+        """Names of the files by job; the folder is listed once, however many jobs failed."""
+        found: dict[Key, list[str]] = defaultdict(list)
+        for name in _listed(self.path):
+            if named := _LOG.match(name):
+                job_id, index = named.groups()
+                found[job_id, index and int(index)].append(name)
+        return found
+
+    def _end(self, name: str) -> bytes:
+        with (self.path / name).open("rb") as f:
+            f.seek(max(0, os.fstat(f.fileno()).st_size - 4000))
+            return f.read()
 
 
 def read_plan_rows(folder: SweepFolder) -> list[PlanRow]:
