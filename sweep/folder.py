@@ -187,14 +187,15 @@ def join_plan(folder: SweepFolder, planned: Sequence[PlannedCell]) -> list[Plann
             only; such losses are not one law.
     """
     old = read_plan(folder)
-    known = {p.cell.id for p in old}
-    clash = _clash(planned, old)
+    known = {p.cell.id: p for p in old}
+    other = [p for p in planned if known.get(p.cell.id) != p]  # nearly all where it is typed again
+    clash = _clash(other, old)
     if clash:
         raise UsageError(
             f"sweep={folder.name} was launched with {clash}; a sweep has one recipe, ladder "
             "and data: give this one its own name with sweep=NAME"
         )
-    return old + [p for p in planned if p.cell.id not in known]
+    return old + [p for p in other if p.cell.id not in known]
 
 
 def freeze_plan(folder: SweepFolder, planned: Sequence[PlannedCell]) -> list[PlannedCell]:
@@ -207,11 +208,17 @@ def freeze_plan(folder: SweepFolder, planned: Sequence[PlannedCell]) -> list[Pla
         UsageError: as join_plan.
     """
     whole = join_plan(folder, planned)
-    if len(whole) > len(read_plan(folder)):
-        table = pa.Table.from_pylist([_row(p) for p in whole])
-        meta = {**(table.schema.metadata or {}), b"plan_schema": PLAN_SCHEMA.encode()}
-        write_table(table.replace_schema_metadata(meta), folder.plan)
+    write_plan(folder, whole)
     return whole
+
+
+def write_plan(folder: SweepFolder, whole: Sequence[PlannedCell]) -> None:
+    """Write what `join_plan` returned, if that is more than is frozen."""
+    if folder.plan.exists() and pq.read_metadata(folder.plan).num_rows == len(whole):
+        return
+    table = pa.Table.from_pylist([_row(p) for p in whole])
+    meta = {**(table.schema.metadata or {}), b"plan_schema": PLAN_SCHEMA.encode()}
+    write_table(table.replace_schema_metadata(meta), folder.plan)
 
 
 def _row(planned: PlannedCell) -> dict[str, Any]:
@@ -229,7 +236,7 @@ _SHARED = ("recipe", "schedule", "lr_floor", "beta1", "beta2", "eps", "timescale
 
 def _clash(planned: Sequence[PlannedCell], old: Sequence[PlannedCell]) -> str | None:
     """Return the first setting in which a cell differs from the sweep that it would join."""
-    if not old:
+    if not old or not planned:
         return None
     rows = [_row(p) for p in old]  # all alike in what is shared: each was compared when it came
     at_point = {_point(row): row for row in rows}

@@ -8,7 +8,7 @@ import pandas as pd
 from results.store import read_records
 from sweep.cluster import ClusterSettings, LaunchSettings
 from sweep.errors import UsageError
-from sweep.folder import PlannedCell, SweepFolder, join_plan
+from sweep.folder import PlannedCell, SweepFolder
 from sweep.packs import Pack, pack_cells
 from sweep.resolve import Resolved
 from sweep.resources import measured_factor, size_cells
@@ -42,18 +42,24 @@ class Submitted:
     bad: Mapping[str, str]  # cells whose result is not "finished", and what else went wrong
 
 
-def packs_asked(asked: SlurmLaunch, cells: Sequence[PlannedCell]) -> list[Pack]:
+def packs_asked(
+    asked: SlurmLaunch, cells: Sequence[PlannedCell], whole: Sequence[PlannedCell]
+) -> list[Pack]:
     """Predict cells, deal them out to tasks, and say what to ask of SLURM for each.
+
+    Args:
+        asked: the launch.
+        cells: which.
+        whole: the plan that they are of, as `join_plan` returns it.
 
     Raises:
         UsageError: one needs more jobs, one after another, than a job may queue itself again; or
             what would share a job can't.
     """
-    rates, factor = asked.resolved.rates, measured_of(asked)
-    whole = {p.cell.id: p.cell for p in join_plan(asked.folder, asked.resolved.planned)}
-    shared = shared_steps(whole.values())
-    sized = size_cells(cells, rates, asked.hardware, asked.cluster, factor, shared)
-    packs = pack_cells(sized, before_it(whole.values()), asked.hardware, asked.cluster, factor)
+    rates, factor = asked.resolved.rates, measured_of(asked, whole)
+    planned = [p.cell for p in whole]
+    sized = size_cells(cells, rates, asked.hardware, asked.cluster, factor, shared_steps(planned))
+    packs = pack_cells(sized, before_it(planned), asked.hardware, asked.cluster, factor)
     for pack in packs:
         if pack.lives - 1 > asked.cluster.max_requeues:
             raise UsageError(
@@ -65,11 +71,10 @@ def packs_asked(asked: SlurmLaunch, cells: Sequence[PlannedCell]) -> list[Pack]:
     return packs
 
 
-def measured_of(asked: SlurmLaunch) -> float | None:
-    """Return measured over predicted time, where this sweep has finished cells; else None."""
+def measured_of(asked: SlurmLaunch, whole: Sequence[PlannedCell]) -> float | None:
+    """Return measured over predicted time, where this plan has finished cells; else None."""
     records = asked.folder.records
     if not any(records.glob("*.parquet")):
         return None
     frame: pd.DataFrame = read_records(records)
-    planned = join_plan(asked.folder, asked.resolved.planned)
-    return measured_factor(frame, planned, asked.resolved.rates, asked.hardware.device)
+    return measured_factor(frame, whole, asked.resolved.rates, asked.hardware.device)

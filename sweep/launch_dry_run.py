@@ -41,7 +41,7 @@ def dry_run(asked: SlurmLaunch, console: Console) -> Submitted:
     done = terminal_cells(folder.records, [p.cell.id for p in whole])
     chosen = choose_cells(folder, asked.launch.only, whole, done)
     to_train = [p for p in chosen.cells if p.cell.id not in queued]
-    packs = packs_asked(asked, to_train)
+    packs = packs_asked(asked, to_train, whole)
     sized = cells_of(packs)
     check_price(seconds_of(sized), asked.hardware.ranks, asked.launch.max_gpu_hours)
     with contextlib.suppress(NoSlurm):
@@ -53,7 +53,7 @@ def dry_run(asked: SlurmLaunch, console: Console) -> Submitted:
             asked.hardware.ranks,
             asked.price,
             asked.cluster.margin,
-            measured_of(asked),
+            measured_of(asked, whole),
             console,
         )
         _print_files(asked, chosen, packs, console)

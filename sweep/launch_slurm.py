@@ -19,7 +19,7 @@ from sweep.canary_words import canary_file
 from sweep.code import choose_code, keep_code
 from sweep.data import check_data, open_data, prepare_data
 from sweep.errors import UsageError
-from sweep.folder import freeze_plan, join_plan
+from sweep.folder import join_plan, write_plan
 from sweep.in_queue import active_jobs, cells_in_queue, settle_submissions
 from sweep.launch_asked import SlurmLaunch, Submitted, measured_of, packs_asked
 from sweep.launch_checks import check_disk, check_request, check_site
@@ -52,7 +52,8 @@ def launch_on_slurm(asked: SlurmLaunch, console: Console) -> Submitted:
         if asked.launch.dry_run:
             return dry_run(asked, console)
         check_request(asked)
-        check_site(asked, packs_asked(asked, asked.resolved.planned))
+        whole = join_plan(asked.folder, asked.resolved.planned)
+        check_site(asked, packs_asked(asked, asked.resolved.planned, whole))
         asked.folder.make()
         shards = prepare_data(
             asked.resolved.data,
@@ -82,17 +83,16 @@ def _submit_what_is_left(asked: SlurmLaunch, shards: Path, console: Console) -> 
     to_train = [p for p in chosen.cells if p.cell.id not in queued]
     rule = freeze_rule(folder, asked.launch, to_train, asked.run.evaluations)
     code = choose_code(folder, asked.launch.code, bool(to_train))
-    packs = packs_asked(asked, to_train)
+    packs = packs_asked(asked, to_train, whole)
     sized = cells_of(packs)
     check_price(seconds_of(sized), asked.hardware.ranks, asked.launch.max_gpu_hours)
     check_site(asked, packs)
-    freeze_plan(folder, asked.resolved.planned)
+    write_plan(folder, whole)
     say_counts(folder, len(whole), len(done), len(queued), len(to_train), console)
     if not to_train:
         return Submitted(0, tuple(active_jobs(ledger, queue)), bad)
-    say_sizes(
-        sized, asked.hardware.ranks, asked.price, asked.cluster.margin, measured_of(asked), console
-    )
+    factor = measured_of(asked, whole)
+    say_sizes(sized, asked.hardware.ranks, asked.price, asked.cluster.margin, factor, console)
     check_disk(asked, sized, console)
     say_bad_nodes(folder, bad_nodes(folder), console)
     path = keep_code(folder, code)
