@@ -8,7 +8,8 @@ from helpers_cells import MODEL, data_settings, tiny_cell
 from results.record import Record
 from results.store import write_record
 from sweep.cells import cell_to_row
-from sweep.folder import PlannedCell, SweepFolder, freeze_plan
+from sweep.folder import PlannedCell, SweepFolder, freeze_plan, read_plan
+from sweep.submissions import new_submission, submitted
 
 CURVE_ROWS = 50
 
@@ -39,6 +40,24 @@ def make_sweep(root: Path, n: int, finished: int, name: str = "many") -> SweepFo
         (path / "status.json").write_text(json.dumps(status))
         (path / "train.jsonl").write_text("".join(map(_curve_row, range(1, CURVE_ROWS + 1))))
     return folder
+
+
+def fail_jobs(folder: SweepFolder, cells: int, commands: Path) -> str:
+    """Write a squeue and a sacct that say of each cell that its job failed; returns the array's id."""
+    tasks = tuple((p.cell.id,) for p in read_plan(folder)[:cells])
+    array = new_submission(folder, "cells", code="abc", tasks=tasks)
+    submitted(folder, array, "7")
+    rows = "".join(
+        f"7_{i}|FAILED|None|n1|10|10|100|110|120|9:0|0:0|main|{array.job_name}\n"
+        for i in range(cells)
+    )
+    commands.mkdir()
+    for name, text in (("squeue", ""), ("sacct", rows)):
+        (commands / f"{name}.txt").write_text(text)
+        (commands / name).write_text(f"#!/bin/sh\nexec cat {commands / name}.txt\n")
+        (commands / name).chmod(0o755)
+    (folder.path / "logs").mkdir(exist_ok=True)
+    return "7"
 
 
 def _curve_row(step: int) -> str:

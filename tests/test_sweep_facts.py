@@ -3,10 +3,8 @@
 import os
 
 import pytest
-from many_cells import make_sweep
+from many_cells import fail_jobs, make_sweep
 
-from sweep.folder import read_plan
-from sweep.submissions import new_submission, submitted
 from sweep.sweep_facts import read_facts
 
 N = 30
@@ -16,20 +14,8 @@ N = 30
 def failed(tmp_path, monkeypatch):
     """Return a sweep whose jobs failed, all without a record."""
     folder = make_sweep(tmp_path, N, 0)
-    cells = [p.cell.id for p in read_plan(folder)]
-    array = new_submission(folder, "cells", code="abc", tasks=tuple((c,) for c in cells))
-    submitted(folder, array, "7")
-    rows = "".join(
-        f"7_{i}|FAILED|None|n1|10|10|100|110|120|9:0|0:0|main|{array.job_name}\n" for i in range(N)
-    )
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    for name, text in (("squeue", ""), ("sacct", rows)):
-        (commands / f"{name}.txt").write_text(text)
-        (commands / name).write_text(f"#!/bin/sh\nexec cat {commands / name}.txt\n")
-        (commands / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
-    (folder.path / "logs").mkdir(exist_ok=True)
+    fail_jobs(folder, N, tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     return folder
 
 

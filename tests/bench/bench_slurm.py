@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from helpers_cells import write_text
 from helpers_cli import ISOFLOP, tiny_grid
 from helpers_cluster import Lab
-from many_cells import CURVE_ROWS, make_sweep
+from many_cells import CURVE_ROWS, fail_jobs, make_sweep
 
 from slurm.devcluster.cluster import DevCluster
 from slurm.devcluster.down import down
@@ -50,11 +50,15 @@ def main() -> None:
         for n in sizes:
             make_sweep(root, n, n, f"done{n}")
             status_and_collect(root, n, repeats)
+            status_of_failed(root, n, repeats)
         with dev_cluster() as cluster:
             lab = Lab(cluster, root)
             text = write_text(root / "text")
             for n in sizes:
                 submit(lab, text, n)
+                timed(
+                    "launch_again", n, 1, "launch", *_words(lab, text, n, f"queued{n}"), env=lab.env
+                )
                 status_in_queue(lab, n, repeats)
             overhead(lab, text, 40 if quick else 200)
 
@@ -64,6 +68,17 @@ def status_and_collect(root: Path, n: int, repeats: int) -> None:
     words = (f"root={root}", f"sweep=done{n}")
     timed("status", n, repeats, "status", *words)
     timed("collect", n, min(repeats, 3), "collect", *words)
+
+
+def status_of_failed(root: Path, n: int, repeats: int) -> None:
+    """No cell has a record, and each has a job that failed and wrote two logs."""
+    folder = make_sweep(root, n, 0, f"failed{n}")
+    job_id = fail_jobs(folder, n, root / f"bin{n}")
+    for i in range(n):
+        for stream in ("out", "err"):
+            (folder.path / "logs" / f"{job_id}_{i}_0_log.{stream}").write_text("it broke\n")
+    env = {**os.environ, "PATH": f"{root / f'bin{n}'}:{os.environ['PATH']}"}
+    timed("status_failed", n, repeats, "status", f"root={root}", f"sweep=failed{n}", env=env)
 
 
 def submit(lab: Lab, text: Path, n: int) -> None:
