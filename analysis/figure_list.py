@@ -75,8 +75,8 @@ def _profiles(fits: Mapping[str, Any], cells: pd.DataFrame, minima: pd.DataFrame
         "profiles",
         "IsoFLOP profiles",
         "Each dot is a trained model, each colour a compute budget (FLOPs). Curves are parabolas "
-        "through the cells near each minimum; stars are the minima. Hollow dots on a dashed line: "
-        "no minimum was fitted.",
+        "through the cells near each minimum, dashed to those farther out; stars are the minima. Hollow "
+        "dots: no minimum was fitted.",
         f"Loss against parameters for {n} budgets; {found} have a fitted minimum.",
         (lambda ax: plots.plot_profiles(ax, cells, minima, lines, unit),),
         stacked(cells=cells, minima=minima, line=lines),

@@ -26,6 +26,7 @@ _USUAL = {  # what others call ours, likeliest first
     "loss": ("val_loss", "valid_loss", "test_loss", "eval_loss", "final_loss", "bpb",
              "bits_per_byte", "cross_entropy", "nll", "loss", "ce"),
 }  # fmt: skip
+_OF_RECORDS = {"N": "N_flops", "D": "tokens", "C": "flops", "loss": "val_loss"}
 _TRUE = {"true", "1", "1.0", "yes", "y", "t"}
 _FALSE = {"false", "0", "0.0", "no", "n", "f", "", "nan", "none"}
 
@@ -65,6 +66,13 @@ def _missing(wanted: list[str], frame: pd.DataFrame, source: str) -> str:
         lacks += " (loss and any two of N, D, C are needed)"
     have = ", ".join(map(str, frame.columns[:COLUMNS_SHOWN]))
     more = ", ..." if len(frame.columns) > COLUMNS_SHOWN else ""
+    if set(_OF_RECORDS.values()) <= set(frame.columns):
+        keys = " ".join(f"columns.{ours}={theirs}" for ours, theirs in _OF_RECORDS.items())
+        return (
+            f"{lacks}; it has records of isoflop, of which the sweep is reported with root=FOLDER "
+            f'sweep=NAME, and these runs with {keys} fit.where=\'status == "finished" and '
+            "probe.isnull()'"
+        )
     if not found:
         return f"{lacks}; it has {have}{more}"
     nearest = " and ".join(map(repr, found.values()))

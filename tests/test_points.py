@@ -1,6 +1,7 @@
 """Tables that people bring: mapped, checked and grouped, or refused in one line."""
 
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from analysis.points import (
     points_from_records,
 )
 from analysis.tables import LARGEST_BYTES
+from sweep.collected import record_points
 
 FRAME = pd.DataFrame(
     {
@@ -372,6 +374,19 @@ def test_all_missing_columns_are_named_at_once(table):
     found = "columns.loss=val_loss columns.N=params columns.D=tokens"
     with pytest.raises(PointsError, match=found):
         load_points(table(frame))
+
+
+def test_our_own_records_say_how_they_are_read_and_so_are_the_runs_of_the_sweep():
+    path = Path(__file__).parents[1] / "results" / "reference" / "uniform" / "records.parquet"
+    with pytest.raises(PointsError, match="root=FOLDER sweep=NAME") as refused:
+        load_points(path)
+    words = shlex.split(str(refused.value).partition("these runs with ")[2])
+    *columns, where = [word.partition("=")[::2] for word in words]
+    points = load_points(path, {k.removeprefix("columns."): v for k, v in columns}, where[1])
+    own = record_points(path, "flops")
+    assert len(points) == len(own)
+    for name in ("N", "D", "C", "loss"):
+        np.testing.assert_array_equal(np.sort(getattr(points, name)), np.sort(getattr(own, name)))
 
 
 def test_semicolons_and_json_arrays_are_read(tmp_path):
