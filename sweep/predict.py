@@ -47,9 +47,9 @@ class Cost:
 def predict_cost(cell: Cell, rates: Rates, val_tokens: int, shared_steps: int = 0) -> Cost:
     """Predict one cell, but for steps of its trunk that another cell takes.
 
-    Seconds: PaLM FLOPs over the assumed rate, plus a cost for each token and each step. Ranks share
-    the training tokens at an efficiency of 1, as if gradients met in no time; one of them does the
-    validation, a third of the training cost of its tokens. Memory: sweep.memory, a rank's whole
+    Seconds: PaLM FLOPs over the assumed rate, plus a cost for each token and each step, Muon's own
+    FLOPs among it. Ranks share the training tokens at an efficiency of 1, as if gradients met in no
+    time; one of them does the validation, a third of the training cost of its tokens. Memory: sweep.memory, a rank's whole
     share of the batch at once, in float32. Disk: the last checkpoint, for a cell on a trunk that at
     its branch step too, and a few kB of records.
     """
@@ -57,7 +57,8 @@ def predict_cost(cell: Cell, rates: Rates, val_tokens: int, shared_steps: int = 
     per_token = flops_per_token(cfg, FlopRule.PALM) / rates.flops_per_second + rates.token_seconds
     steps = cell.steps - shared_steps
     tokens = steps * cell.batch_tokens / rates.ranks + val_tokens / 3
-    seconds = tokens * per_token + steps * rates.step_seconds
+    per_step = rates.step_seconds + cell.optimizer_flops / cell.steps / rates.flops_per_second
+    seconds = tokens * per_token + steps * per_step
     memory = memory_needed(cfg, -(-cell.recipe.batch_rows // rates.ranks), half=False)
     return Cost(seconds, memory, 12.0 * N * (1 + cell.on_trunk) + 50_000)
 

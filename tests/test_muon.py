@@ -17,6 +17,7 @@ from sweep.cells import cell_from_row, cell_to_row
 from sweep.data import open_data
 from sweep.device import open_device
 from sweep.optimizer import MuonWithAdamW, make_optimizer
+from sweep.predict import Rates, predict_cost
 from sweep.recipe_regime import Optimizer
 from sweep.train import Trainer
 
@@ -144,6 +145,17 @@ def test_a_cell_knows_its_optimizer_and_others_keep_their_ids():
     assert cell.optimizer_flops == cell.steps * orthogonalise_flops(cell.model)
     assert plain.optimizer_flops == 0
     assert cell.flops == plain.flops
+
+
+def test_a_plan_prices_its_own_flops_which_every_rank_pays_in_full():
+    cell, plain = muon_cell(40), tiny_cell(40)
+    for ranks, shared in ((1, 0), (4, 10)):
+        rates = Rates(
+            flops_per_second=1e9, token_seconds=1e-6, step_seconds=1e-3, ranks=ranks, devices=1
+        )
+        with_muon, without = (predict_cost(c, rates, 4096, shared).seconds for c in (cell, plain))
+        steps = cell.steps - shared
+        assert with_muon - without == pytest.approx(steps * orthogonalise_flops(MODEL) / 1e9)
 
 
 def test_it_is_planned_trained_and_recorded(command, tmp_path, text_folder):
