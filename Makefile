@@ -48,7 +48,7 @@ reference: $(READY)
 
 # One grid, one corpus, one batch rule, the same probes; experts of a token are as wide as the dense MLP.
 comparison: $(READY)
-	@echo "Three sweeps of 41 cells: an hour on two cores. Ctrl-C stops, make comparison goes on."
+	@echo "Three sweeps of 41 cells: half an hour to an hour on two cores. Ctrl-C stops, make comparison goes on."
 	@$(BIN)/isoflop launch grid=demo grid.probe=true sweep=adamw
 	@$(BIN)/isoflop launch grid=demo grid.probe=true sweep=muon recipe.optimizer=muon
 	@$(BIN)/isoflop launch grid=demo grid.probe=true sweep=moe model.n_expert=8
