@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 
 from analysis.grouping import Grouping, group_by_compute
 from analysis.points_checks import check_units, suspicious
-from analysis.points_columns import CORE, errors_of, flags, numbers, renamed, selected, two_of_three
+from analysis.points_columns import (
+    CORE,
+    errors_of,
+    flags,
+    numbers,
+    probes_among,
+    renamed,
+    selected,
+    two_of_three,
+)
 from analysis.points_pooling import check_columns, mixtures
 from analysis.surface import measurement_weights
 from analysis.tables import PointsError, read_table, sha256_of
@@ -169,6 +178,7 @@ def with_warnings(points: Points) -> Points:
     notes = list(suspicious(points.N, points.D, points.C, points.loss, points.row))
     if points.N_convention == "given" and points.other is not None:
         shared = points.grouping is not Grouping.LOG_BINS
+        notes += probes_among(points.other)
         notes += mixtures(points.other, points.N, points.D, points.loss, shared)
     repeated = 0 if points.unique_tokens is None else np.sum(points.D > 4 * points.unique_tokens)
     if repeated:

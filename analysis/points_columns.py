@@ -66,8 +66,9 @@ def _missing(wanted: list[str], frame: pd.DataFrame, source: str) -> str:
         lacks += " (loss and any two of N, D, C are needed)"
     have = ", ".join(map(str, frame.columns[:COLUMNS_SHOWN]))
     more = ", ..." if len(frame.columns) > COLUMNS_SHOWN else ""
-    if set(_OF_RECORDS.values()) <= set(frame.columns):
-        keys = " ".join(f"columns.{ours}={theirs}" for ours, theirs in _OF_RECORDS.items())
+    if _are_records(frame):
+        named = {ours: theirs for ours, theirs in _OF_RECORDS.items() if ours not in frame}
+        keys = " ".join(f"columns.{ours}={theirs}" for ours, theirs in named.items())
         return (
             f"{lacks}; it has records of isoflop, of which the sweep is reported with root=FOLDER "
             f'sweep=NAME, and these runs with {keys} fit.where=\'status == "finished" and '
@@ -78,6 +79,25 @@ def _missing(wanted: list[str], frame: pd.DataFrame, source: str) -> str:
     nearest = " and ".join(map(repr, found.values()))
     keys = " ".join(f"columns.{c}={_quoted(v)}" for c, v in found.items())
     return f"{lacks}; the nearest {'is' if len(found) == 1 else 'are'} {nearest}: {keys}"
+
+
+def _are_records(frame: pd.DataFrame) -> bool:
+    """Whether a table has what a sweep of ours measured."""
+    return {"cell_id", *_OF_RECORDS.values()} <= set(frame.columns)
+
+
+def probes_among(frame: pd.DataFrame) -> list[str]:
+    """Say that records of ours have probes among them, which the fit of a sweep leaves out."""
+    if (
+        not _are_records(frame)
+        or "probe" not in frame
+        or not (n := int(frame["probe"].notna().sum()))
+    ):
+        return []
+    return [
+        f"{n} of {len(frame)} rows are probes of a sweep, whose recipe or seed is not the grid's: "
+        "leave them out with fit.where='probe.isnull()'"
+    ]
 
 
 def _likely(name: str, frame: pd.DataFrame) -> str | None:

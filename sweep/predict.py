@@ -48,10 +48,10 @@ def predict_cost(cell: Cell, rates: Rates, val_tokens: int, shared_steps: int = 
     """Predict one cell, but for steps of its trunk that another cell takes.
 
     Seconds: PaLM FLOPs over the assumed rate, plus a cost for each token and each step, Muon's own
-    FLOPs among it. Ranks share the training tokens at an efficiency of 1, as if gradients met in no
-    time; one of them does the validation, a third of the training cost of its tokens. Memory: sweep.memory, a rank's whole
-    share of the batch at once, in float32. Disk: the last checkpoint, for a cell on a trunk that at
-    its branch step too, and a few kB of records.
+    FLOPs among it, which every rank pays. Ranks share the training tokens at an efficiency of 1, as
+    if gradients met in no time; one of them does the validation, a third of the training cost of
+    its tokens. Memory: sweep.memory, a rank's whole share of the batch at once, in float32. Disk:
+    the last checkpoint, for a cell on a trunk that at its branch step too, and a few kB of records.
     """
     cfg, N = cell.model, count_params(cell.model).total
     per_token = flops_per_token(cfg, FlopRule.PALM) / rates.flops_per_second + rates.token_seconds

@@ -385,8 +385,21 @@ def test_our_own_records_say_how_they_are_read_and_so_are_the_runs_of_the_sweep(
     points = load_points(path, {k.removeprefix("columns."): v for k, v in columns}, where[1])
     own = record_points(path, "flops")
     assert len(points) == len(own)
+    assert not any("probes" in w for w in points.warnings)
     for name in ("N", "D", "C", "loss"):
         np.testing.assert_array_equal(np.sort(getattr(points, name)), np.sort(getattr(own, name)))
+
+
+def test_records_keep_the_columns_a_person_named_and_probes_among_them_are_not_silent():
+    path = Path(__file__).parents[1] / "results" / "reference" / "uniform" / "records.parquet"
+    named = {"N": "N_total", "D": "tokens", "C": "flops"}
+    with pytest.raises(PointsError, match=r"these runs with columns\.loss=val_loss fit\.where="):
+        load_points(path, named)
+    points = load_points(path, named | {"loss": "val_loss"}, "status == 'finished'")
+    (said,) = (w for w in points.warnings if "probes of a sweep" in w)
+    assert said.startswith(
+        f"{len(points) - len(record_points(path, 'flops'))} of {len(points)} rows"
+    )
 
 
 def test_semicolons_and_json_arrays_are_read(tmp_path):
